@@ -1,0 +1,1 @@
+"""Statistics on recorded numbers. Nothing here touches a model."""

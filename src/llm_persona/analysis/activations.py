@@ -1,0 +1,94 @@
+"""Recorded activations with their poles and groups, and their file."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_persona.domain.errors import UserError
+
+
+@dataclass(frozen=True)
+class Activations:
+    """`values` float [n, layers, hidden]; `poles` "high"/"low" [n]; `groups` [n], the question of each row."""
+
+    values: np.ndarray
+    poles: Sequence[str]
+    groups: Sequence[Hashable]
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.ndim != 3:
+            raise UserError(f"activations: values must be [n, layers, hidden], not {values.ndim}-dimensional")
+        if not len(values) == len(self.poles) == len(self.groups):
+            raise UserError(
+                f"activations: {len(values)} rows, {len(self.poles)} poles and {len(self.groups)} groups; one each"
+            )
+        unknown = sorted({str(p) for p in self.poles} - {"high", "low", "neutral"})
+        if unknown:
+            raise UserError(f"activations: pole {unknown[0]!r}; use high, low or neutral")
+        if not np.isfinite(values).all():
+            bad = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
+            raise UserError(f"activations: row {bad} holds NaN or infinity; try --dtype float32")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.values.shape[1])
+
+    @property
+    def high(self) -> np.ndarray:
+        """Boolean [n]: which rows are of the high pole."""
+        return np.array([p == "high" for p in self.poles], dtype=bool)
+
+    @property
+    def group_index(self) -> np.ndarray:
+        """Integer [n]: groups numbered in order of first appearance."""
+        numbers: dict[Any, int] = {}
+        return np.array([numbers.setdefault(g, len(numbers)) for g in self.groups], dtype=int)
+
+    def take(self, rows: np.ndarray) -> Activations:
+        """The given rows, in that order."""
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        return Activations(self.values[index], [self.poles[i] for i in index], [self.groups[i] for i in index])
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors with poles and groups (as text) in the metadata."""
+        import json
+
+        from safetensors.numpy import save_file
+
+        from llm_persona.domain.store import appearing
+
+        meta = {"format": "llm-persona.activations.1", "poles": json.dumps(list(self.poles)),
+                "groups": json.dumps([str(g) for g in self.groups])}
+        with appearing(Path(path)) as temporary:
+            save_file({"values": np.ascontiguousarray(self.values, dtype=np.float32)}, temporary, metadata=meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Activations:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or not one of ours.
+        """
+        import json
+
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as stored:
+                meta = stored.metadata() or {}
+                if meta.get("format") != "llm-persona.activations.1":
+                    raise UserError(f"{path}: not an activations file of this version")
+                return cls(stored.get_tensor("values"), json.loads(meta["poles"]), json.loads(meta["groups"]))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as activations; record them again") from error

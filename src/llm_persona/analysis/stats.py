@@ -1,0 +1,112 @@
+"""Small statistics with exact meanings: AUC, bootstrap over groups, paired intervals, sign flips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval (None where there is too little to tell) and the number it rests on."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def ci(self) -> list[float | None]:
+        return [self.low, self.high]
+
+
+def auc(scores: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Probability that a high row scores above a low one, ties counted half (Mann-Whitney).
+
+    Args:
+        scores: [n] or [n, k], k score sets at once. high: boolean [n].
+
+    Returns:
+        float64 [] or [k]; NaN where a pole has no row.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    n_high, n_low = int(high.sum()), int((~high).sum())
+    if n_high == 0 or n_low == 0:
+        return np.full(scores.shape[1:], np.nan)
+    ranks = scipy_stats.rankdata(scores, axis=0)
+    return np.asarray((ranks[high].sum(axis=0) - n_high * (n_high + 1) / 2) / (n_high * n_low))
+
+
+def bootstrap_weights(n: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of n units is drawn in each resample: float64 [draws, n]."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+
+
+def percentile_interval(draws: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Central interval of bootstrap draws (NaN draws left out)."""
+    tail = (1 - confidence) / 2 * 100
+    low, high = np.nanpercentile(draws, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def mean_estimate(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Estimate:
+    """Mean of n values with a bootstrap interval over them (studentised where n allows).
+
+    With fewer than two values there is no interval.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    if n == 0:
+        return Estimate(float("nan"), None, None, 0)
+    mean = float(values.mean())
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    low, high = widened(percentile_interval(bootstrap_weights(n, draws, seed) @ values / n), mean, n)
+    return Estimate(mean, low, high, n)
+
+
+def widened(interval: tuple[float, float], centre: float, n: int) -> tuple[float, float]:
+    """A percentile interval over n units, widened about its estimate.
+
+    Resampling n units understates the spread by sqrt((n-1)/n), and normal tails by the t quantile: without
+    both, a nominal 95% interval over 12 questions covers 88% (simulated; see the tests).
+    """
+    tail = 0.5 + CONFIDENCE / 2
+    factor = float(scipy_stats.t.ppf(tail, n - 1) / scipy_stats.norm.ppf(tail) * np.sqrt(n / (n - 1)))
+    return centre + (interval[0] - centre) * factor, centre + (interval[1] - centre) * factor
+
+
+def proportion_estimate(hits: int, n: int) -> Estimate:
+    """A share with its Wilson interval, all times 100 (percent)."""
+    if n == 0:
+        return Estimate(float("nan"), None, None, 0)
+    found = scipy_stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(100 * hits / n, 100 * float(found.low), 100 * float(found.high), n)
+
+
+def sign_flips(n: int, count: int, seed: int) -> np.ndarray:
+    """Random signs [count, n], for permutations that swap the poles within each group."""
+    return np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(count, n))
+
+
+def paired_p_value(differences: np.ndarray, permutations: int = 10_000, seed: int = 0) -> float:
+    """Two-sided sign-flip p-value of a mean difference; exact enumeration below 14 pairs.
+
+    With no pair, or only zero differences, the p-value is 1.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    n = len(differences)
+    observed = abs(differences.mean()) if n else 0.0
+    if observed == 0:
+        return 1.0
+    slack = 1e-12 * float(np.abs(differences).max())
+    if n < 14:
+        codes = np.arange(2**n)[:, None] >> np.arange(n) & 1
+        null = np.abs((codes * 2.0 - 1.0) @ differences) / n
+        return float((null >= observed - slack).mean())
+    null = np.abs(sign_flips(n, permutations, seed) @ differences) / n
+    return float((1 + (null >= observed - slack).sum()) / (permutations + 1))

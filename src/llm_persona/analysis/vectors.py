@@ -1,0 +1,184 @@
+"""Persona vectors: mean(high) - mean(low) per layer, and their file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_persona.analysis.activations import Activations
+from llm_persona.domain.errors import IncompatibleVector, UserError
+
+FORMAT = "llm-persona.vector.1"
+LAYERS = "layer l is the output of decoder block l (hidden_states[l+1]); recorded and steered there"
+
+
+@dataclass(frozen=True)
+class PersonaVector:
+    """`directions` float32 [layers, hidden], not normalised: one unit is one measured pole gap.
+
+    `reference_norms` [layers] is the mean norm of the activations the vector was fitted on; it turns
+    doses into coefficients. `meta` says what the vector was made from.
+    """
+
+    directions: np.ndarray
+    reference_norms: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.directions.ndim != 2 or self.reference_norms.shape != self.directions.shape[:1]:
+            raise UserError("a vector needs directions [layers, hidden] and reference_norms [layers]")
+        if not (np.isfinite(self.directions).all() and np.isfinite(self.reference_norms).all()):
+            raise UserError("a vector with NaN or infinity cannot be used; fit it again in float32")
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.directions.shape[0])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the numbers (not of the metadata)."""
+        numbers = (self.directions.astype("<f4").tobytes(), self.reference_norms.astype("<f4").tobytes())
+        return hashlib.sha256(b"".join(numbers)).hexdigest()
+
+    @property
+    def norms(self) -> np.ndarray:
+        """Norm of each layer's direction [layers]."""
+        return np.asarray(np.linalg.norm(self.directions.astype(np.float64), axis=1))
+
+    def unit(self, layer: int) -> np.ndarray:
+        """The direction of one layer with norm 1 (zeros stay zeros), float64 [hidden]."""
+        direction = self.directions[layer].astype(np.float64)
+        norm = float(np.linalg.norm(direction))
+        return direction / norm if norm > 0 else direction
+
+    def dose_per_unit(self, layer: int) -> float:
+        """The dose of coefficient 1 at `layer`."""
+        reference = float(self.reference_norms[layer])
+        return float(self.norms[layer]) / reference if reference > 0 else 0.0
+
+    def coefficient_for(self, dose: float, layer: int) -> float:
+        """The coefficient c with sign(c) * norm(c * v_l) / reference norm = `dose`."""
+        unit = self.dose_per_unit(layer)
+        if unit == 0:
+            raise UserError(f"layer {layer}: the vector is zero there, no dose can be reached; choose another layer")
+        return dose / unit
+
+    def check(self, n_layers: int, hidden_size: int, model: str | None = None) -> None:
+        """Refuse a vector of another shape; warn loudly of one from another model.
+
+        Raises:
+            IncompatibleVector: width or layer count differ.
+        """
+        made_on = self.meta.get("model")
+        of = f" (made on {made_on})" if made_on else ""
+        if self.directions.shape[1] != hidden_size:
+            raise IncompatibleVector(
+                f"the vector{of} has width {self.directions.shape[1]}, the subject {hidden_size}; "
+                "extract one on this model"
+            )
+        if self.n_layers != n_layers:
+            raise IncompatibleVector(
+                f"the vector{of} has {self.n_layers} layers, the subject {n_layers}; extract one on this model"
+            )
+        if made_on and model and made_on != model:
+            warnings.warn(f"the vector was made on {made_on!r}, the subject is {model!r}", UserWarning, stacklevel=3)
+
+    def with_direction(self, directions: np.ndarray, **meta: Any) -> PersonaVector:
+        """The same reference norms with other directions: how controls of equal dose are made."""
+        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**self.meta, **meta})
+
+    def save(self, path: str | Path) -> None:
+        """Write safetensors with the metadata as JSON."""
+        from safetensors.numpy import save_file
+
+        from llm_persona.domain.store import appearing
+
+        meta = {"format": FORMAT, "layers": LAYERS, "meta": json.dumps(self.meta, sort_keys=True)}
+        tensors = {
+            "directions": np.ascontiguousarray(self.directions, dtype=np.float32),
+            "reference_norms": np.ascontiguousarray(self.reference_norms, dtype=np.float32),
+        }
+        with appearing(Path(path)) as temporary:
+            save_file(tensors, temporary, metadata=meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PersonaVector:
+        """Read a vector file.
+
+        Raises:
+            UserError: no such file, damaged, not a vector, or of a newer format.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as stored:
+                meta = stored.metadata() or {}
+                kind = meta.get("format", "")
+                if kind != FORMAT:
+                    newer = "written by a newer llm-persona; upgrade" if kind.startswith(FORMAT[:-1]) else "not a persona vector"
+                    raise UserError(f"{path}: {newer}")
+                return cls(
+                    stored.get_tensor("directions"), stored.get_tensor("reference_norms"), json.loads(meta["meta"])
+                )
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such vector file; make one with `llm-persona vectors extract`") from error
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: damaged or not a vector file; extract it again") from error
+
+
+def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
+    """Difference of means, v = mean(high) - mean(low), per layer (Chen et al. 2025).
+
+    Args:
+        acts: [n, layers, hidden] with rows of both poles.
+
+    Returns:
+        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm.
+
+    Raises:
+        UserError: one of the poles has no row.
+    """
+    high = acts.high
+    low = np.array([p == "low" for p in acts.poles], dtype=bool)
+    if not high.any() or not low.any():
+        raise UserError(f"fit: {int(high.sum())} high and {int(low.sum())} low rows; both poles are needed")
+    values = np.asarray(acts.values, dtype=np.float64)
+    directions = values[high].mean(axis=0) - values[low].mean(axis=0)
+    reference = np.linalg.norm(values, axis=2).mean(axis=0)
+    return PersonaVector(directions.astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+
+
+def random_like(vector: PersonaVector, seed: int, name: str = "random") -> PersonaVector:
+    """Random Gaussian directions with the vector's norm at every layer: the control for any effect."""
+    drawn = np.random.default_rng(seed).standard_normal(vector.directions.shape)
+    drawn *= (vector.norms / np.linalg.norm(drawn, axis=1))[:, None]
+    return vector.with_direction(drawn, control=f"{name}-{seed}")
+
+
+def matched(vector: PersonaVector, other: PersonaVector) -> PersonaVector:
+    """`other`'s directions at `vector`'s norms: another trait at the same dose."""
+    norms = np.where(other.norms > 0, other.norms, 1.0)
+    return vector.with_direction(other.directions * (vector.norms / norms)[:, None], control=other.meta.get("trait"))
+
+
+def projections(values: np.ndarray, vector: PersonaVector) -> np.ndarray:
+    """Projection of each row on each layer's unit direction: float64 [n, layers] from [n, layers, hidden]."""
+    units = np.stack([vector.unit(layer) for layer in range(vector.n_layers)])
+    return np.einsum("nlh,lh->nl", np.asarray(values, dtype=np.float64), units)
+
+
+def cosines(a: PersonaVector, b: PersonaVector) -> np.ndarray:
+    """Cosine of two vectors per layer, float64 [layers]."""
+    return np.array([float(a.unit(layer) @ b.unit(layer)) for layer in range(a.n_layers)])
+
+
+def overlap(made_from: Iterable[str], used: Iterable[str]) -> int:
+    """How many items an artefact was made from are among those it is to be judged on."""
+    return len(set(made_from) & set(used))

@@ -1,0 +1,1 @@
+"""The words of the field as plain data: traits, items, conditions, measurements. No torch here."""

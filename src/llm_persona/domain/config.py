@@ -1,0 +1,116 @@
+"""What a study does: presets, and the YAML that changes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.traits import explain, list_traits, parse_yaml
+
+Preset = Literal["smoke", "quick", "full"]
+PRESETS: dict[str, dict[str, Any]] = {
+    # smoke shows that everything runs; its numbers rest on too few items to mean much, and say so.
+    "smoke": {
+        "traits": ["openness"],
+        "fit_items": 10, "select_items": 5, "test_items": 8,
+        "doses": [-0.2, 0.2], "sweep_layers": 2, "random_directions": 2,
+        "questions": 3, "max_new_tokens": 16, "choice_conditions": ["base"],
+        "letter_modes": ["choice", "upstream"], "neutral_passages": 2, "tuning_prompts": 8, "epochs": 1,
+    },
+    "quick": {
+        "traits": ["openness", "machiavellianism"],
+        "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 5, "random_directions": 5,
+        "questions": 10, "max_new_tokens": 32, "choice_conditions": ["base"],
+        "tuning_prompts": 40, "epochs": 2,
+    },
+    "full": {
+        "traits": "all",
+        "doses": [-0.4, -0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3, 0.4],
+        "sweep_layers": 9, "random_directions": 10,
+        "questions": 15, "max_new_tokens": 64,
+        "choice_conditions": ["base", "instructed", "tuned"], "letter_modes": ["choice", "upstream"],
+        "tuning_prompts": 40, "epochs": 3,
+    },
+}  # fmt: skip
+
+
+class StudyConfig(BaseModel):
+    """All settings of a study; a preset fills those not given. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    preset: Preset = "quick"
+    model: str = "smollm2-135m"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    seed: int = Field(default=0, ge=0)
+    traits: list[str] = Field(default_factory=list)
+    fit_items: int | None = Field(default=None, ge=2)
+    """How many fit items to use (None: all); likewise below."""
+    select_items: int | None = Field(default=None, ge=2)
+    test_items: int | None = Field(default=None, ge=2)
+    doses: list[float] = Field(default_factory=list)
+    sweep_layers: int = Field(default=5, ge=1, le=9)
+    sweep_dose: float = Field(default=0.2, gt=0)
+    random_directions: int = Field(default=5, ge=0)
+    questions: int = Field(default=10, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    choice_conditions: list[Literal["base", "instructed", "tuned"]] = Field(default_factory=lambda: ["base"])
+    letter_modes: list[Literal["choice", "upstream"]] = Field(default_factory=lambda: ["choice"])
+    neutral_passages: int | None = Field(default=None, ge=1)
+    tune: bool = True
+    tuning_prompts: int = Field(default=40, ge=1)
+    epochs: int = Field(default=2, ge=1)
+
+    def __init__(self, **given: Any) -> None:
+        preset = given.get("preset", "quick")
+        filled = dict(PRESETS[preset]) if preset in PRESETS else {}
+        filled.update({k: v for k, v in given.items() if not (k == "traits" and not v)})
+        if filled.get("traits") == "all":
+            filled["traits"] = list_traits()
+        super().__init__(**filled)
+
+    @field_validator("traits")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not name.endswith((".yaml", ".yml")) and name not in list_traits():
+                raise ValueError(f"unknown trait {name!r}; known: {', '.join(list_traits())}")
+        if len(set(value)) != len(value):
+            raise ValueError("a trait is named twice")
+        return value
+
+    @field_validator("doses")
+    @classmethod
+    def _both_signs(cls, value: list[float]) -> list[float]:
+        if any(d == 0 for d in value) or len(set(value)) != len(value):
+            raise ValueError("doses must differ from 0 and from one another (0 is the base)")
+        if not (any(d > 0 for d in value) and any(d < 0 for d in value)):
+            raise ValueError("give doses of both signs")
+        return sorted(value)
+
+
+def make_config(where: str = "study", **given: Any) -> StudyConfig:
+    """A configuration; every fault is one `UserError` naming `where` and the field."""
+    try:
+        return StudyConfig(**given)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+
+
+def read_config(path: Path, **overrides: Any) -> StudyConfig:
+    """A study file, with command-line overrides on top."""
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such study file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if data is not None and not isinstance(data, dict):
+        raise UserError(f"{path}: a study file is a mapping of settings, e.g. 'preset: quick'")
+    return make_config(str(path), **{**{str(k): v for k, v in (data or {}).items()}, **overrides})

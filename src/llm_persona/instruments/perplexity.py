@@ -1,0 +1,46 @@
+"""How surprised the subject is by a text: the cost of steering and tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from llm_persona.domain.measurement import Measurement
+from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import Row
+from llm_persona.subject.score import response_logprobs
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp(-mean token log-probability) over texts, each read as the assistant's answer to its prompt."""
+
+    rows: Sequence[Row]
+
+    @property
+    def key(self) -> Any:
+        """What decides the measurement besides the subject's state."""
+        return ["perplexity", list(self.rows)]
+
+    def measure(self, subject: Subject, condition: str = "base") -> Measurement:
+        """One row a text with its own perplexity; the summary weighs every token alike."""
+        found = response_logprobs(subject, self.rows)
+        rows = [{"perplexity": math.exp(min(700.0, -float(x.mean()))), "tokens": len(x)} for x in found]
+        tokens = sum(len(x) for x in found)
+        total = sum(float(x.sum()) for x in found)
+        value = math.exp(min(700.0, -total / tokens)) if tokens else None
+        return Measurement("perplexity", condition, rows, {"perplexity": value, "n": len(rows), "tokens": tokens})
+
+
+def neutral_texts() -> list[Row]:
+    """The project's neutral passages (over 2,000 tokens): everyday explanations that lean to no trait."""
+    source = resources.files("llm_persona.domain") / "data" / "texts" / "neutral.txt"
+    passages = [part.strip() for part in source.read_text(encoding="utf-8").split("\n\n") if part.strip()]
+    rows = []
+    for passage in passages:
+        title, _, text = passage.partition("\n")
+        rows.append(Row(f"Write a short passage about {title.strip()}.", " ".join(text.split())))
+    return rows

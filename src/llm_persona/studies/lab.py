@@ -1,0 +1,81 @@
+"""For each condition, apply each instrument: the one engine behind base, instructed, steered and tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+from llm_persona.domain.condition import BASE, Condition
+from llm_persona.domain.measurement import Measurement
+from llm_persona.studies.stages import Stages
+from llm_persona.subject.load import Subject, identify, load_subject
+from llm_persona.subject.reuse import reusing_below
+
+
+class Instrument(Protocol):
+    """Anything that measures the subject in the state it is in."""
+
+    @property
+    def key(self) -> Any: ...
+    def measure(self, subject: Subject, condition: str = ...) -> Measurement: ...
+
+
+class Lab:
+    """A subject that is loaded only when something has to be measured, and the store of what was."""
+
+    def __init__(self, model: str, dtype: str, device: str, stages: Stages) -> None:
+        self.identity = identify(model, dtype, device)
+        self.stages = stages
+        self._load = lambda: load_subject(model, dtype=dtype, device=device)
+        self._subject: Subject | None = None
+
+    def subject(self) -> Subject:
+        """The subject, loaded at the first call."""
+        if self._subject is None:
+            self._subject = self._load()
+        return self._subject
+
+    def measure(self, name: str, condition: Condition, instrument: Instrument) -> Measurement:
+        """The measurement, from the store if it is there."""
+        key = self._key(condition, instrument)
+
+        def make() -> Any:
+            with self.subject().under(condition) as subject:
+                return instrument.measure(subject, condition.name).as_json()
+
+        return Measurement(**self.stages.value(name, key, make))
+
+    def sweep(
+        self, name: str, layer: int, conditions: Iterable[Condition], instruments: dict[str, Instrument]
+    ) -> list[dict[str, Measurement]]:
+        """Several conditions that steer at one layer; the layers below are computed once."""
+        planned = list(conditions)
+        known = all(
+            self.stages.has(f"{name} {c.name} {what}", self._key(c, i)) for c in planned for what, i in instruments.items()
+        )
+        with nullcontext() if known else reusing_below(self.subject(), layer):
+            return [
+                {what: self.measure(f"{name} {c.name} {what}", c, i) for what, i in instruments.items()}
+                for c in planned
+            ]
+
+    def read(self, name: str, instrument: Instrument) -> Measurement:
+        """A measurement by the base subject."""
+        return self.measure(name, BASE, instrument)
+
+    def _key(self, condition: Condition, instrument: Instrument) -> Any:
+        return [self.identity, _state(condition), instrument.key]
+
+
+def _state(condition: Condition) -> Any:
+    """What a condition does to the subject; its name does not count."""
+    from pathlib import Path
+
+    from llm_persona.domain.store import file_digest
+
+    adapter = None
+    if condition.adapter is not None:
+        adapter = file_digest(Path(condition.adapter) / "adapter_model.safetensors")
+    steers = [[s.vector.digest, s.layer, s.coefficient, s.dose] for s in condition.steers]
+    return [condition.system, adapter, steers]

@@ -1,0 +1,295 @@
+"""One trait through the whole job: the phases of a study, each a list of conditions and instruments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_persona.analysis.dose import dose_response, usable_range
+from llm_persona.analysis.paired import paired_means, paired_shift
+from llm_persona.analysis.quality import assess
+from llm_persona.analysis.vectors import PersonaVector, cosines, fit, matched, random_like
+from llm_persona.domain.condition import BASE, Condition, Steer, instructed, steered, tuned
+from llm_persona.domain.config import StudyConfig
+from llm_persona.domain.items import Items
+from llm_persona.domain.measurement import Measurement
+from llm_persona.domain.responses import Response
+from llm_persona.domain.traits import POLES, Trait, load_trait
+from llm_persona.instruments.perplexity import Perplexity, neutral_texts
+from llm_persona.instruments.projection import Projection
+from llm_persona.instruments.samples import Samples
+from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies.extraction import Extraction, extract, labelled_rows
+from llm_persona.studies.lab import Instrument, Lab
+from llm_persona.subject.packing import Row
+from llm_persona.training.data import from_items
+from llm_persona.training.finetune import RECORD, Recipe, finetune
+
+SAMPLES_SHOWN = 3
+
+
+@dataclass
+class TraitStudy:
+    """The state of one trait's study; each phase adds to `results`."""
+
+    lab: Lab
+    config: StudyConfig
+    trait: Trait
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        bank = Items(self.trait.bank, f"bank:{self.trait.name}")
+        parts = {
+            "fit": bank.split("fit")[: self.config.fit_items],
+            "select": bank.split("select")[: self.config.select_items],
+            "test": bank.split("test")[: self.config.test_items],
+        }
+        self.items = Items([item for part in parts.values() for item in part], bank.source)
+        self.test, self.select, self.fit_items = parts["test"], parts["select"], parts["fit"]
+        self.questions = self.trait.questions_of("test")[: self.config.questions]
+        self.measured: dict[str, dict[str, Measurement]] = {}
+        self.results["tuned"] = {}
+
+    @property
+    def name(self) -> str:
+        return self.trait.name
+
+    def instruments(self, kind: str) -> dict[str, Instrument]:
+        """What is measured under a kind of condition."""
+        found: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
+        if kind in self.config.choice_conditions:
+            found |= {mode: TraitBenchmark(self.test, mode) for mode in self.config.letter_modes}
+        found["neutral"] = Perplexity(neutral_texts()[: self.config.neutral_passages])
+        found["samples"] = Samples(self.questions, self.config.max_new_tokens)
+        return found
+
+    def measure(self, kind: str, condition: Condition) -> dict[str, Measurement]:
+        """Apply the instruments of `kind` under `condition` and keep the measurements."""
+        found = {
+            what: self.lab.measure(f"{self.name} {condition.name} {what}", condition, instrument)
+            for what, instrument in self.instruments(kind).items()
+        }
+        self.measured[condition.name] = found
+        return found
+
+    # The phases, in the order of the study.
+
+    def baseline(self) -> None:
+        self.results["baseline"] = self._summary(self.measure("base", BASE))
+
+    def instructed(self) -> None:
+        self.results["instructed"] = {
+            pole: {**self._summary(self.measure("instructed", c)), "system": c.system, **self._shift(c.name)}
+            for pole, c in zip(POLES, instructed(self.trait), strict=True)
+        }
+
+    def vector(self, folder: Path) -> None:
+        self.extraction: Extraction = extract(
+            self.lab.subject,
+            self.lab.identity,
+            self.name,
+            labelled_rows(self.items),
+            self.select,
+            layers=self.config.sweep_layers,
+            dose=self.config.sweep_dose,
+            stages=self.lab.stages,
+            seed=self.config.seed,
+        )
+        self.persona: PersonaVector = self.extraction.vector
+        self.layer = self.extraction.recommended.balanced
+        self.persona.save(folder / f"{self.name}.safetensors")
+        # Answers are read by a vector from other items than the one that steers: the select split's.
+        self.reader = fit(self.extraction.acts["select"])
+        self.gap = assess(self.extraction.acts["test"], self.reader, permutations=1).layers[self.layer].separation
+        agreement = float(cosines(self.persona, self.reader)[self.layer])
+        self.results["vector"] = {
+            **self.extraction.as_json(),
+            "file": f"vectors/{self.name}.safetensors",
+            "digest": self.persona.digest,
+            "reader": {"items": "select", "cosine": agreement, "separation": self.gap, "layer": self.layer},
+        }
+
+    def steering(self, others: dict[str, PersonaVector]) -> None:
+        conditions = steered(self.persona, self.layer, tuple(self.config.doses), self.name)
+        found = self.lab.sweep(self.name, self.layer, conditions, self.instruments("steered"))
+        for condition, measured in zip(conditions, found, strict=True):
+            self.measured[condition.name] = measured
+        self.results["steering"] = [self._steered(c) for c in conditions]
+        self._controls(others)
+
+    def _steered(self, condition: Condition) -> dict[str, Any]:
+        dose = condition.steers[0].dose or 0.0
+        return {
+            "layer": self.layer,
+            "coefficient": self.persona.coefficient_for(dose, self.layer),
+            "dose": dose,
+            **self._summary(self.measured[condition.name]),
+            **self._shift(condition.name),
+        }
+
+    def _controls(self, others: dict[str, PersonaVector]) -> None:
+        """Random directions and other traits' vectors, at the same layer and dose."""
+        dose = self.config.sweep_dose
+        wrong = {f"random-{n}": random_like(self.persona, n) for n in range(self.config.random_directions)}
+        wrong |= {name: matched(self.persona, v) for name, v in others.items() if name != self.name}
+        conditions = [
+            Condition(f"control {name} {d:+g}", steers=(Steer(v, self.layer, dose=d, name=name),))
+            for name, v in wrong.items()
+            for d in ((dose,) if name.startswith("random-") else (-dose, dose))
+        ]
+        benchmark: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
+        found = self.lab.sweep(self.name, self.layer, conditions, benchmark)
+        base = self.measured["base"]["likelihood"].rows
+        shifts = {c.name: paired_shift(m["likelihood"].rows, base) for c, m in zip(conditions, found, strict=True)}
+        random = [s for name, s in shifts.items() if name.startswith("control random-")]
+        self.results["controls"] = {
+            "layer": self.layer,
+            "dose": dose,
+            "n_random": len(random),
+            "random_score_movement": float(np.mean([abs(s["score_shift"]) for s in random])) if random else None,
+            "random_preference_movement": float(np.mean([abs(s["preference_shift"]) for s in random]))
+            if random
+            else None,
+            "random": random,
+            "other_traits": {
+                name: [{"dose": d, **shifts[f"control {name} {d:+g}"]} for d in (-dose, dose)]
+                for name in wrong
+                if not name.startswith("random-")
+            },
+        }
+
+    def written(self) -> None:
+        """What was written: the base reads every condition's answers, by the reader vector and for perplexity."""
+        base_rows = self._answers("base")
+        readings = {}
+        for name, measured in self.measured.items():
+            if "samples" not in measured:
+                continue
+            rows = self._answers(name)
+            readings[name] = {
+                "projection": self.lab.read(f"{self.name} read {name}", Projection(rows, self.reader, self.layer)),
+                "perplexity": self.lab.read(
+                    f"{self.name} perplexity of {name}", Perplexity([Row(r.prompt, r.text) for r in rows])
+                ),
+            }
+        self.readings = readings
+        before = {r["group"]: r["projection"] for r in readings["base"]["projection"].rows}
+        for place, name in self._places():
+            if name not in readings:
+                continue
+            after = {r["group"]: r["projection"] for r in readings[name]["projection"].rows}
+            both = [g for g in before if g in after]
+            shift = paired_means([after[g] for g in both], [before[g] for g in both])
+            gaps = [x / self.gap if x is not None else None for x in (shift["mean"], *shift["ci"])]
+            place["response_perplexity"] = readings[name]["perplexity"].summary["perplexity"]
+            place["written"] = {
+                "projection_shift": shift["mean"],
+                "projection_shift_ci": shift["ci"],
+                "shift_in_pole_gaps": gaps[0],
+                "shift_in_pole_gaps_ci": gaps[1:],
+                "p_value": shift["p_value"],
+                "n": shift["n"],
+                "n_empty": len(base_rows) - len(both),
+            }
+
+    def _places(self) -> list[tuple[dict[str, Any], str]]:
+        """Where in the results each condition's row is."""
+        places = [(self.results["baseline"], "base")]
+        places += [(self.results["instructed"][p], f"instructed-{p}") for p in POLES]
+        places += [(point, f"steered {point['dose']:+g}") for point in self.results["steering"]]
+        places += [(row, f"tuned-{p}") for p, row in self.results["tuned"].items()]
+        return places
+
+    def dose_response(self) -> None:
+        """Fit the response to the dose over the items scored under every dose."""
+        points = [("base", 0.0)] + [(f"steered {d:+g}", d) for d in self.config.doses]
+        tables = [{r["id"]: r.get("preference") for r in self.measured[n]["likelihood"].rows} for n, _ in points]
+        ids = [i for i in tables[0] if all(t[i] is not None for t in tables)]
+        preferences = np.array([[t[i] for i in ids] for t in tables])
+        costs = [
+            {"dose": p["dose"], "neutral_perplexity": p["perplexity"], "distinct_2": p["distinct_2"]}
+            for p in self.results["steering"]
+        ]
+        base = self.results["baseline"]
+        limits = {"neutral_perplexity": base["perplexity"], "distinct_2": base["distinct_2"] or 0.0}
+        self.results["dose_response"] = {
+            **dose_response([d for _, d in points], preferences, self.config.seed),
+            "usable_range": usable_range(costs, limits),
+        }
+
+    def tuning(self, folder: Path) -> None:
+        """Train an adapter to each pole on the fit items, and measure it like everything else."""
+        for pole in POLES:
+            out = folder / f"{self.name}-{pole}"
+            data = from_items(self.fit_items[: self.config.tuning_prompts], pole)
+            recipe = Recipe(epochs=self.config.epochs)
+            key = [self.lab.identity, data.digest, recipe, self.config.seed]
+
+            def train(out: Path = out, data: Any = data, recipe: Recipe = recipe, pole: str = pole) -> Any:
+                note = f"Trained to the {pole} pole of {self.name}."
+                done = finetune(self.lab.subject(), data, out, recipe, self.config.seed, note)
+                return {"examples": done.examples, "steps": done.steps, "losses": done.losses}
+
+            if not (out / RECORD).is_file():
+                self.lab.stages.forget(f"{self.name} tune {pole}", key)
+            training = self.lab.stages.value(f"{self.name} tune {pole}", key, train)
+            condition = tuned(str(out), f"tuned-{pole}")
+            measured = self.measure("tuned", condition)
+            self.results["tuned"][pole] = {
+                "adapter": f"adapters/{self.name}-{pole}",
+                "training": training,
+                "seeds": 1,
+                **self._summary(measured),
+                **self._shift(condition.name),
+                "projection": self._activation_shift(condition),
+            }
+
+    def _activation_shift(self, condition: Condition) -> dict[str, Any]:
+        """Author: the base reads the tuned answers, less its own. Reader: the tuned reads the base's answers, less
+        the base reading them. Both: the tuned reads its own. In projection units of the reader vector."""
+        rows = {"base": self._answers("base"), "tuned": self._answers(condition.name)}
+        shared = {r.group for r in rows["base"]} & {r.group for r in rows["tuned"]}
+        found = {}
+        for reader, state in (("base", BASE), ("tuned", condition)):
+            for author, answers in rows.items():
+                kept = [r for r in answers if r.group in shared]
+                name = f"{self.name} {condition.name}: {reader} reads {author}"
+                measurement = self.lab.measure(name, state, Projection(kept, self.reader, self.layer))
+                found[reader, author] = [r["projection"] for r in measurement.rows]
+        start = found["base", "base"]
+        return {
+            "layer": self.layer,
+            "pole_gap": self.gap,
+            "author": paired_means(found["base", "tuned"], start),
+            "reader": paired_means(found["tuned", "base"], start),
+            "both": paired_means(found["tuned", "tuned"], start),
+        }
+
+    def _answers(self, name: str) -> list[Response]:
+        """The non-empty answers written under a condition, to be read without any instruction."""
+        rows = self.measured[name]["samples"].rows
+        return [Response(r["question"], r["text"], "neutral", r["id"]) for r in rows if r["text"]]
+
+    def _shift(self, name: str) -> dict[str, Any]:
+        shift = paired_shift(self.measured[name]["likelihood"].rows, self.measured["base"]["likelihood"].rows)
+        return {"shift": shift}
+
+    @staticmethod
+    def _summary(measured: dict[str, Measurement]) -> dict[str, Any]:
+        likelihood, samples = measured["likelihood"].summary, measured["samples"]
+        return {
+            **{k: likelihood[k] for k in ("n", "n_unscored", "score", "score_ci", "preference", "preference_ci", "headroom")},
+            **{what: measured[what].summary for what in ("choice", "upstream") if what in measured},
+            "perplexity": measured["neutral"].summary["perplexity"],
+            "distinct_2": samples.summary["distinct_2"],
+            "mean_tokens": samples.summary["mean_tokens"],
+            "samples": [{"question": r["question"], "text": r["text"]} for r in samples.rows[:SAMPLES_SHOWN]],
+        }
+
+
+def open_trait(lab: Lab, config: StudyConfig, name: str) -> TraitStudy:
+    """The study of one installed trait or trait file."""
+    return TraitStudy(lab, config, load_trait(name))

@@ -1,0 +1,130 @@
+"""Render conversations with the subject's own template, and find the response's own tokens in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llm_persona.domain.errors import UserError
+from llm_persona.subject.load import Subject
+
+PLAIN = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
+    "{% else %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+"""For tokenizers without a chat template (base models)."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids up to the end of a response, and the half-open range of the response's own tokens.
+
+    `closing` is what follows: the tokens up to and including the end of the turn (trained, never measured).
+    """
+
+    ids: list[int]
+    start: int
+    end: int
+    closing: tuple[int, ...] = ()
+
+
+def messages_for(subject: Subject, prompt: str, system: str | None = None) -> list[dict[str, str]]:
+    """The turns before the answer. A system turn is merged into the user turn where the template has none."""
+    system = system if system is not None else subject.system
+    if system is None:
+        return [{"role": "user", "content": prompt}]
+    if _takes_system(subject):
+        return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
+
+
+def _template(subject: Subject) -> str | None:
+    return None if subject.tokenizer.chat_template else PLAIN
+
+
+def _render(subject: Subject, messages: list[dict[str, str]], generation_prompt: bool) -> str:
+    extra: dict[str, Any] = {}
+    template = _template(subject)
+    if template is not None:
+        extra["chat_template"] = template
+    text = subject.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation_prompt, **extra
+    )
+    return str(text)
+
+
+def _takes_system(subject: Subject) -> bool:
+    cached = getattr(subject.tokenizer, "_persona_takes_system", None)
+    if cached is None:
+        marker = "b7a6 system marker"
+        turns = [{"role": "system", "content": marker}, {"role": "user", "content": "x"}]
+        try:
+            cached = marker in _render(subject, turns, True)
+        except Exception:  # a template refuses by raising whatever jinja raises
+            cached = False
+        subject.tokenizer._persona_takes_system = cached
+    return bool(cached)
+
+
+def render_prompt(subject: Subject, prompt: str, system: str | None = None) -> list[int]:
+    """Token ids up to where the answer begins."""
+    text = _render(subject, messages_for(subject, prompt, system), True)
+    return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render_upstream(subject: Subject, prompt: str) -> list[int]:
+    """Token ids as the published TRAIT code renders them: the persona instruction inside the user turn, and
+    no generation prompt, so that the label is asked for where the user's turn has just ended."""
+    content = prompt if subject.system is None else f"{subject.system}\n{prompt}"
+    text = _render(subject, [{"role": "user", "content": content}], False)
+    return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render_response(subject: Subject, prompt: str, response: str, system: str | None = None) -> Rendered:
+    """Token ids of prompt and response, and the response span, end-of-turn excluded.
+
+    The span comes from character offsets of the whole rendered text: tokens of the response are never
+    guessed from the length of the response tokenised by itself, which differs at the seams.
+
+    Raises:
+        UserError: an empty response, a template that drops or rewrites it, or a text beyond the model's length.
+    """
+    response = response.strip()
+    if not response:
+        raise UserError("a response is empty; every response needs text")
+    turns = messages_for(subject, prompt, system)
+    opening = _render(subject, turns, True)
+    full = _render(subject, [*turns, {"role": "assistant", "content": response}], False)
+    if full.startswith(opening) and full[len(opening) :].startswith(response):
+        first = len(opening)
+    else:
+        first = full.rfind(response)
+    if first < 0:
+        raise UserError("the chat template does not contain the response as given; its span cannot be found")
+    last = first + len(response)
+    encoded = subject.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    inside = [i for i, (a, b) in enumerate(offsets) if b > first and a < last and b > a]
+    start, end = inside[0], inside[-1] + 1
+    if end > subject.max_length:
+        raise UserError(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
+    return Rendered(ids[:end], start, end, _closing(subject, ids[end:]))
+
+
+def _closing(subject: Subject, rest: list[int]) -> tuple[int, ...]:
+    ends = end_tokens(subject)
+    stop = next((n for n, token in enumerate(rest) if token in ends), None)
+    return tuple(rest[: stop + 1]) if stop is not None else ()
+
+
+def end_tokens(subject: Subject) -> set[int]:
+    """Ids that end a turn: the tokenizer's, and those of the model's generation settings."""
+    found: set[int] = set()
+    settings = getattr(subject.model, "generation_config", None)
+    for value in (subject.tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)):
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(int(v) for v in value)
+    return found

@@ -1,0 +1,92 @@
+"""Let the subject write, in the state it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llm_persona.domain.errors import UserError
+from llm_persona.subject.chat import end_tokens, render_prompt
+from llm_persona.subject.load import Subject
+
+BATCH = 64
+"""Rows generated together: on a CPU a step costs about the same for 32 and for 64 rows."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the subject wrote to one prompt. `finished` tells whether it ended its turn itself."""
+
+    prompt: str
+    text: str
+    tokens: int
+    finished: bool
+
+
+@torch.no_grad()
+def generate(
+    subject: Subject,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    system: str | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    use_cache: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Answers to the prompts (user turns), in their order; greedy unless a temperature is given.
+
+    Raises:
+        UserError: no prompts, a negative temperature, or a prompt beyond the model's length.
+    """
+    if not prompts:
+        raise UserError("nothing to generate: no prompts were given")
+    if temperature < 0 or max_new_tokens < 1:
+        raise UserError("generate: the temperature must not be negative and max_new_tokens at least 1")
+    rendered = [render_prompt(subject, prompt, system) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(rendered[i]))
+    answers: dict[int, Answer] = {}
+    ends = end_tokens(subject)
+    with torch.random.fork_rng(devices=[subject.device] if subject.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for first in range(0, len(order), BATCH):
+            chosen = order[first : first + BATCH]
+            for index, ids in zip(chosen, _run(subject, [rendered[i] for i in chosen], max_new_tokens,
+                                               temperature, ends, use_cache), strict=True):
+                stop = next((n for n, token in enumerate(ids) if token in ends), None)
+                own = ids if stop is None else ids[:stop]
+                text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
+                answers[index] = Answer(prompts[index], text, len(own), stop is not None)
+            if progress is not None:
+                progress(len(chosen))
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _run(
+    subject: Subject, prompts: list[list[int]], new: int, temperature: float, ends: set[int], use_cache: bool
+) -> list[list[int]]:
+    width = max(len(p) for p in prompts)
+    if width + new > subject.max_length:
+        raise UserError(
+            f"a prompt of {width} tokens and {new} new ones exceed the model's {subject.max_length}; shorten them"
+        )
+    ids = torch.full((len(prompts), width), subject.tokenizer.pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = 1
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {
+        "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    out = subject.model.generate(
+        input_ids=ids.to(subject.device),
+        attention_mask=mask.to(subject.device),
+        max_new_tokens=new,
+        use_cache=use_cache,
+        pad_token_id=subject.tokenizer.pad_token_id,
+        eos_token_id=sorted(ends) or None,
+        **sampling,
+    )
+    return [list(map(int, row)) for row in out[:, width:].cpu()]
+

@@ -1,0 +1,247 @@
+"""Load a subject model from a name, a folder, a Hub id or a GGUF file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm_persona.domain.condition import Condition
+from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.store import file_digest
+from llm_persona.subject.blocks import decoder_of, find_blocks, probe
+from llm_persona.subject.smollm2 import STAMP, smollm2_folder
+
+DEFAULT_MODEL = "smollm2-135m"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Subject:
+    """A model under study. `model` and `tokenizer` are the transformers objects.
+
+    `system` is the system turn of the condition the subject is in (None: the template's own default).
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    revision: str
+    blocks: nn.ModuleList
+    decoder: nn.Module
+    system: str | None = None
+    adapter: str | None = None
+    shares_prompts: bool = True
+    """Whether several responses may be read in one packed sequence (proved by a probe at load)."""
+    steering_layers: list[int] = field(default_factory=list)
+    """Layers at which a steering context is active now."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(_text_config(self.model).hidden_size)
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence in tokens."""
+        return int(getattr(_text_config(self.model), "max_position_embeddings", 0) or 1 << 20)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides its numbers: model, revision, dtype."""
+        return {"model": self.name, "revision": self.revision, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @contextmanager
+    def under(self, condition: Condition) -> Iterator[Subject]:
+        """Put the subject into `condition`, and back in every case."""
+        from llm_persona.subject.adapt import adapted
+        from llm_persona.subject.steer import steering
+
+        with ExitStack() as stack:
+            if condition.adapter is not None:
+                stack.enter_context(adapted(self, condition.adapter))
+            for steer in condition.steers:
+                stack.enter_context(
+                    steering(self, steer.vector, layer=steer.layer, coefficient=steer.coefficient, dose=steer.dose)
+                )
+            before = self.system
+            if condition.system is not None:
+                self.system = condition.system
+            try:
+                yield self
+            finally:
+                self.system = before
+
+
+def _text_config(model: Any) -> Any:
+    config = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def load_subject(
+    model: str = DEFAULT_MODEL,
+    adapter: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Subject:
+    """Load a subject.
+
+    Args:
+        model: `smollm2-135m`, a local folder, a `.gguf` file or a Hub id.
+        adapter: a PEFT folder to merge the subject with for good (for a passing state use a condition).
+        dtype: `float32`, `bfloat16`, `float16`; `auto` takes bfloat16 where the machine computes in it.
+        device: `auto`, `cpu`, `cuda`, `mps`, ...
+
+    Raises:
+        UserError: no such model, a folder that is none, an unknown dtype or device, or an architecture
+            whose blocks cannot be found.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where)
+    source, extra, revision = _locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=kind, trust_remote_code=trust_remote_code, **extra
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "huggingface_hub", "httpx"):
+            raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
+        raise
+    loaded = loaded.to(where).eval().requires_grad_(False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    subject = wrap(loaded, tokenizer, name=model, revision=revision or str(getattr(loaded.config, "_commit_hash", "")))
+    if adapter is not None:
+        from llm_persona.subject.adapt import merge
+
+        merge(subject, adapter)
+    return subject
+
+
+def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "") -> Subject:
+    """A subject from transformers objects already in memory; its blocks are probed here."""
+    blocks = find_blocks(model)
+    probe(model, blocks, int(_text_config(model).hidden_size))
+    subject = Subject(model, tokenizer, name, revision, blocks, decoder_of(model))
+    from llm_persona.subject.packing import sharing_is_exact
+
+    subject.shares_prompts = sharing_is_exact(subject)
+    return subject
+
+
+def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto") -> dict[str, str]:
+    """What `Subject.identity` will be, without loading the weights: the key of everything measured on it."""
+    source, extra, revision = _locate(model)
+    if not revision:
+        from transformers import AutoConfig
+
+        try:
+            revision = str(getattr(AutoConfig.from_pretrained(source, **extra), "_commit_hash", "") or "")
+        except (OSError, ValueError) as error:
+            raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
+    kind = choose_dtype(dtype, choose_device(device))
+    return {"model": model, "revision": revision, "dtype": str(kind).removeprefix("torch.")}
+
+
+def _locate(model: str) -> tuple[str, dict[str, Any], str]:
+    """(source for transformers, further arguments, revision known before loading)."""
+    if model == DEFAULT_MODEL:
+        from llm_persona.domain.store import read_json
+
+        folder = smollm2_folder()
+        return str(folder), {}, str(read_json(folder / STAMP)["sha256"])[:16]
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model {model!r}: no such file")
+        return str(path.parent), {"gguf_file": path.name}, file_digest(path)[:16]
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model {model!r}: the folder holds no config.json; give a transformers model folder")
+        return str(path), {}, folder_revision(path)
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UserError(f"model {model!r}: no such folder; give {DEFAULT_MODEL}, a folder, a .gguf file or a Hub id")
+    return model, {}, ""
+
+
+def folder_revision(path: Path) -> str:
+    """Identity of a local model folder: digest of its weights' index or names, sizes and headers.
+
+    Hashing every byte of a large model at each start would take minutes; the safetensors header holds the
+    shapes, and the first and last mebibyte of each file change with any training.
+    """
+    import hashlib
+
+    hasher = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")]):
+        size = file.stat().st_size
+        hasher.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as stream:
+            hasher.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            hasher.update(stream.read(1 << 20))
+    return hasher.hexdigest()[:16]
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` takes the accelerator that torch reports, else the CPU."""
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except Exception as error:  # torch raises many kinds here: RuntimeError, AssertionError, AcceleratorError
+        raise UserError(f"--device {device}: not usable here ({one_line(str(error), 120)}); try auto or cpu") from error
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` takes bfloat16 where the machine has units for it: without them it is slower than float32."""
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise UserError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}")
+        return DTYPES[dtype]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    return torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16)."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        return False
+    checks = (getattr(torch.cpu, "_is_amx_tile_supported", None), getattr(torch.cpu, "_is_avx512_bf16_supported", None))
+    return any(check is not None and check() for check in checks)

@@ -1,0 +1,181 @@
+"""Several responses to one prompt in one sequence: the prompt is computed once.
+
+A tree is a prompt and its branches. It is laid out as `prompt branch1 branch2 ...`; each branch sees the
+prompt and itself, and its position ids go on where the prompt ends, so every branch has exactly the
+hidden states it would have alone. This needs a model that takes a 4-D attention mask and explicit
+position ids; a probe at load proves that it does, and otherwise each branch gets a sequence of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llm_persona.domain.errors import UserError
+from llm_persona.subject.chat import Rendered, render_response
+from llm_persona.subject.load import Subject
+
+TOKEN_BUDGET = 2048
+"""Padded tokens in one batch on a CPU; larger batches gain less than 5% there."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One response: its row in the caller's order, its ids, and how many of them precede the response's own."""
+
+    row: int
+    ids: list[int]
+    lead: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A shared prompt (`trunk`) and the branches that continue it."""
+
+    trunk: list[int]
+    branches: list[Branch]
+
+    @property
+    def length(self) -> int:
+        return len(self.trunk) + sum(len(b.ids) for b in self.branches)
+
+
+@dataclass
+class Packed:
+    """One batch. Spans are `(sequence, row, start, end, previous)`: the response's own tokens are
+    `start:end` of that sequence, and `previous` is the place whose logits predict the first of them."""
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    spans: list[tuple[int, int, int, int, int]]
+    trunks: list[int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What to read: a prompt, a response, and the system turn it stands under (None: the subject's)."""
+
+    prompt: str
+    text: str
+    system: str | None = None
+
+
+def render_rows(subject: Subject, rows: Sequence[Row]) -> list[Rendered]:
+    """Render each row; an error names the row."""
+    rendered = []
+    for number, row in enumerate(rows):
+        try:
+            rendered.append(render_response(subject, row.prompt, row.text, row.system))
+        except UserError as error:
+            raise UserError(f"row {number}: {error}") from error
+    return rendered
+
+
+def grow(rendered: Sequence[Rendered], keys: Sequence[object], share: bool) -> list[Tree]:
+    """Trees of the rows with equal keys (adjacent or not); one tree a row where sharing is off.
+
+    The trunk ends one token before the first response token at the latest, so that the logits which
+    predict a response's first token are always inside its own branch.
+    """
+    groups: dict[object, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key if share else row, []).append(row)
+    trees = []
+    for rows in groups.values():
+        shared = _common_prefix([rendered[r].ids for r in rows])
+        cut = max(0, min(shared, *(rendered[r].start - 1 for r in rows)))
+        branches = [Branch(r, rendered[r].ids[cut:], rendered[r].start - cut) for r in rows]
+        trees.append(Tree(rendered[rows[0]].ids[:cut], branches))
+    return trees
+
+
+def _common_prefix(sequences: Sequence[list[int]]) -> int:
+    length = 0
+    for column in zip(*sequences, strict=False):
+        if len(set(column)) > 1:
+            break
+        length += 1
+    return length
+
+
+def batches(trees: Sequence[Tree], budget: int = TOKEN_BUDGET) -> Iterator[list[Tree]]:
+    """Trees sorted by length, in batches of at most `budget` padded tokens (a longer tree goes alone)."""
+    ordered = sorted(trees, key=lambda t: (t.length, t.branches[0].row))
+    batch: list[Tree] = []
+    for tree in ordered:
+        if batch and tree.length * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(tree)
+    if batch:
+        yield batch
+
+
+def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.dtype) -> Packed:
+    """Lay trees out as a right-padded batch with an additive mask [batch, 1, length, length]."""
+    width = max(tree.length for tree in trees)
+    ids = torch.full((len(trees), width), pad_id, dtype=torch.long)
+    positions = torch.zeros((len(trees), width), dtype=torch.long)
+    allowed = torch.zeros((len(trees), width, width), dtype=torch.bool)
+    spans = []
+    for number, tree in enumerate(trees):
+        trunk = len(tree.trunk)
+        ids[number, :trunk] = torch.tensor(tree.trunk, dtype=torch.long)
+        positions[number, :trunk] = torch.arange(trunk)
+        allowed[number, :trunk, :trunk] = torch.ones(trunk, trunk, dtype=torch.bool).tril()
+        place = trunk
+        for branch in tree.branches:
+            size = len(branch.ids)
+            stop = place + size
+            ids[number, place:stop] = torch.tensor(branch.ids, dtype=torch.long)
+            positions[number, place:stop] = torch.arange(trunk, trunk + size)
+            allowed[number, place:stop, :trunk] = True
+            allowed[number, place:stop, place:stop] = torch.ones(size, size, dtype=torch.bool).tril()
+            spans.append((number, branch.row, place + branch.lead, stop, place + branch.lead - 1))
+            place = stop
+        rest = torch.arange(place, width)
+        allowed[number, rest, rest] = True  # a padding token sees itself: no row of the softmax is empty
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+    return Packed(
+        ids.to(device), positions.to(device), mask[:, None].to(device), spans, [len(t.trunk) for t in trees]
+    )
+
+
+def plan(subject: Subject, rows: Sequence[Row], budget: int = TOKEN_BUDGET) -> Iterator[Packed]:
+    """Packed batches that cover all rows once, each row's prompt shared with its siblings."""
+    rendered = render_rows(subject, rows)
+    trees = grow(rendered, [(row.system, row.prompt) for row in rows], subject.shares_prompts)
+    for batch in batches(trees, budget):
+        yield pack(batch, subject.tokenizer.pad_token_id, subject.device, subject.dtype)
+
+
+@torch.no_grad()
+def sharing_is_exact(subject: Subject) -> bool:
+    """Whether packed branches give the logits of separate sequences (to rounding)."""
+    vocabulary = int(subject.model.get_input_embeddings().num_embeddings)
+    trunk = [3 % vocabulary, 5 % vocabulary, 7 % vocabulary]
+    ends = [[11 % vocabulary, 13 % vocabulary], [17 % vocabulary, 19 % vocabulary]]
+    tree = Tree(trunk, [Branch(0, ends[0], 1), Branch(1, ends[1], 1)])
+    packed = pack([tree], 0, subject.device, subject.dtype)
+    try:
+        together = subject.model(
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=packed.attention_mask,
+            use_cache=False,
+        ).logits[0]
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False  # the architecture takes no such mask: branches are read one by one
+    tolerance = 1e-3 if subject.dtype == torch.float32 else 0.15
+    for number, end in enumerate(ends):
+        alone = subject.model(
+            input_ids=torch.tensor([trunk + end], device=subject.device), use_cache=False
+        ).logits[0]
+        place = len(trunk) + 2 * number
+        scale = float(alone[-2:].float().abs().max()) or 1.0
+        if float((together[place : place + 2] - alone[-2:]).float().abs().max()) > tolerance * scale:
+            return False
+    return True

@@ -1,0 +1,98 @@
+"""Read the residual stream at every layer, pooled inside the forward over the tokens that count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from llm_persona.analysis.activations import Activations
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.responses import Response
+from llm_persona.subject.blocks import block_output
+from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import Packed, Row, plan
+
+Position = Literal["response_mean", "prompt_last", "prompt_mean"]
+POSITIONS: tuple[Position, ...] = ("response_mean", "prompt_last", "prompt_mean")
+
+
+@torch.no_grad()
+def record(
+    subject: Subject,
+    rows: Sequence[Response],
+    position: Position = "response_mean",
+    progress: Callable[[int], None] | None = None,
+) -> Activations:
+    """Record each row's activation at every layer, in the state the subject is in.
+
+    Layer l is the output of decoder block l. `response_mean` averages over exactly the response's own
+    tokens; `prompt_last` is the token before the first of them; `prompt_mean` averages over the prompt.
+
+    Returns:
+        Activations, `values` float32 [rows, layers, hidden], in the rows' order.
+
+    Raises:
+        UserError: no rows, an unknown position, or a row that cannot be rendered.
+    """
+    if not rows:
+        raise UserError("nothing to record: no rows were given")
+    if position not in POSITIONS:
+        raise UserError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
+    values = np.empty((len(rows), subject.n_layers, subject.hidden_size), dtype=np.float32)
+    for packed in plan(subject, [Row(r.prompt, r.text, r.system) for r in rows]):
+        order = [span[1] for span in packed.spans]
+        values[order] = _pooled_forward(subject, packed, _weights(packed, position))
+        if progress is not None:
+            progress(len(order))
+    return Activations(values, [r.pole for r in rows], [r.group for r in rows])
+
+
+def _weights(packed: Packed, position: Position) -> torch.Tensor:
+    """Averaging weights [spans, length]: each row sums to one over the tokens that count."""
+    weights = torch.zeros(len(packed.spans), packed.input_ids.shape[1], device=packed.input_ids.device)
+    for number, (sequence, _row, start, end, previous) in enumerate(packed.spans):
+        if position == "response_mean":
+            weights[number, start:end] = 1.0 / (end - start)
+        elif position == "prompt_last":
+            weights[number, previous] = 1.0
+        else:  # the trunk, and the tokens that lead into this branch's response
+            trunk = packed.trunks[sequence]
+            places = [*range(trunk), *range(_branch_start(packed, number), start)]
+            weights[number, places] = 1.0 / len(places)
+    return weights
+
+
+def _branch_start(packed: Packed, number: int) -> int:
+    """Where the branch of span `number` begins: after its sibling, or after the trunk."""
+    sequence = packed.spans[number][0]
+    if number and packed.spans[number - 1][0] == sequence:
+        return packed.spans[number - 1][3]
+    return packed.trunks[sequence]
+
+
+def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> np.ndarray:
+    sequences = torch.tensor([span[0] for span in packed.spans], device=weights.device)
+    pooled: dict[int, torch.Tensor] = {}
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            hidden = block_output(output).float()
+            pooled[layer] = torch.einsum("st,sth->sh", weights, hidden[sequences])
+
+        return hook
+
+    handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
+    try:
+        subject.decoder(
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=packed.attention_mask,
+            use_cache=False,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([pooled[layer] for layer in range(subject.n_layers)], dim=1).cpu().numpy()

@@ -1,0 +1,145 @@
+"""Training rows: conversations whose assistant turns are learnt, from trait items or chat JSONL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.items import Item
+from llm_persona.domain.store import digest
+from llm_persona.subject.chat import render_response
+from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import Branch, Tree, grow
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the answer to learn."""
+
+    prompt: str
+    response: str
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that cannot be used, with its place and the reason."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Examples, what was left out, and the identity of both."""
+
+    examples: list[Example]
+    skipped: list[Skipped]
+    source: str
+    item_ids: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the examples in order."""
+        return digest(self.examples)
+
+
+def from_items(items: Sequence[Item], pole: str) -> TrainingData:
+    """The two responses of one pole to each item (situation + query)."""
+    examples = [
+        Example(item.prompt, text) for item in items for name, text in item.responses.items() if pole in name
+    ]
+    ids = tuple(item.content_digest[:16] for item in items)
+    return TrainingData(examples, [], f"items:{pole}", ids)
+
+
+def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
+    """A chat JSONL file (`messages` with `role` and `content`); every assistant turn that follows a user turn
+    directly after an optional system turn is learnt.
+
+    Rows without such a turn, or with an empty one, are listed in `skipped`. Conversations of several
+    rounds are learnt from their first round.
+
+    Raises:
+        UserError: no such file, not UTF-8, a line that is no JSON object, or not one usable row.
+    """
+    file = Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such data file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    examples: list[Example] = []
+    skipped: list[Skipped] = []
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{file}:{number + 1}: not valid JSON; correct that line") from error
+        found = _example(row)
+        if isinstance(found, Example):
+            examples.append(found)
+        else:
+            skipped.append(Skipped(number, found))
+        if limit is not None and len(examples) >= limit:
+            break
+    if not examples:
+        reason = f"; the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else ""
+        raise UserError(f"{file}: no usable conversation in {len(lines)} lines{reason}")
+    return TrainingData(examples, skipped, str(file))
+
+
+def _example(row: Any) -> Example | str:
+    """The example in a row, or the reason why there is none."""
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(messages, list):
+        return "no list 'messages'"
+    turns = []
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            return "a message without a role of system, user or assistant"
+        if not isinstance(message.get("content"), str):
+            return "a message whose content is no text"
+        turns.append((message["role"], message["content"].strip()))
+    system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    if [role for role, _ in turns[:2]] != ["user", "assistant"]:
+        return "no user turn followed by an assistant turn"
+    if not turns[0][1] or not turns[1][1]:
+        return "an empty turn"
+    return Example(turns[0][1], turns[1][1], system)
+
+
+def training_trees(subject: Subject, data: TrainingData, max_tokens: int) -> tuple[list[Tree], list[Skipped]]:
+    """Token trees: answers to one prompt share it (without seeing one another), end-of-turn included.
+
+    Conversations above `max_tokens` are left out and listed. A branch's `lead` counts the tokens before
+    the answer, which carry no loss.
+    """
+    rendered, keys, skipped = [], [], []
+    for number, example in enumerate(data.examples):
+        try:
+            found = render_response(subject, example.prompt, example.response, example.system)
+        except UserError as error:
+            skipped.append(Skipped(number, str(error)))
+            continue
+        if len(found.ids) + len(found.closing) > max_tokens:
+            skipped.append(Skipped(number, f"{len(found.ids)} tokens, more than {max_tokens}"))
+            continue
+        rendered.append(found)
+        keys.append((example.system, example.prompt))
+    trees = [
+        Tree(tree.trunk, [Branch(b.row, b.ids + list(rendered[b.row].closing), b.lead) for b in tree.branches])
+        for tree in grow(rendered, keys, subject.shares_prompts)
+    ]
+    return trees, skipped
