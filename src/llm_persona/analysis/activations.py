@@ -40,6 +40,7 @@ class Activations:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers."""
         return int(self.values.shape[1])
 
     @property
@@ -68,8 +69,11 @@ class Activations:
 
         from llm_persona.domain.store import appearing
 
-        meta = {"format": "llm-persona.activations.1", "poles": json.dumps(list(self.poles)),
-                "groups": json.dumps([str(g) for g in self.groups])}
+        meta = {
+            "format": "llm-persona.activations.1",
+            "poles": json.dumps(list(self.poles)),
+            "groups": json.dumps([str(g) for g in self.groups]),
+        }
         with appearing(Path(path)) as temporary:
             save_file({"values": np.ascontiguousarray(self.values, dtype=np.float32)}, temporary, metadata=meta)
 

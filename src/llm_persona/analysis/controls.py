@@ -51,3 +51,12 @@ def lexical_auc(
 def length_auc(texts: Sequence[str], high: np.ndarray) -> float:
     """AUC of the number of words alone, in the direction given (above .5: high is longer)."""
     return float(auc(np.array([len(t.split()) for t in texts], dtype=float), np.asarray(high, dtype=bool)))
+
+
+def sentiment_auc(texts: Sequence[str], high: np.ndarray) -> float:
+    """AUC of VADER's compound sentiment alone (Hutto & Gilbert 2014); above .5: high sounds more positive."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyser = SentimentIntensityAnalyzer()
+    scores = np.array([analyser.polarity_scores(text)["compound"] for text in texts], dtype=float)
+    return float(auc(scores, np.asarray(high, dtype=bool)))

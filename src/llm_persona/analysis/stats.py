@@ -21,6 +21,7 @@ class Estimate:
 
     @property
     def ci(self) -> list[float | None]:
+        """[low, high]."""
         return [self.low, self.high]
 
 

@@ -39,6 +39,7 @@ class PersonaVector:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers."""
         return int(self.directions.shape[0])
 
     @property
@@ -122,7 +123,11 @@ class PersonaVector:
                 meta = stored.metadata() or {}
                 kind = meta.get("format", "")
                 if kind != FORMAT:
-                    newer = "written by a newer llm-persona; upgrade" if kind.startswith(FORMAT[:-1]) else "not a persona vector"
+                    newer = (
+                        "written by a newer llm-persona; upgrade"
+                        if kind.startswith(FORMAT[:-1])
+                        else "not a persona vector"
+                    )
                     raise UserError(f"{path}: {newer}")
                 return cls(
                     stored.get_tensor("directions"), stored.get_tensor("reference_norms"), json.loads(meta["meta"])

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "traits": ["openness", "machiavellianism"],
         "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 5, "random_directions": 5,
         "questions": 10, "max_new_tokens": 32, "choice_conditions": ["base"],
-        "tuning_prompts": 40, "epochs": 2,
+        "tuning_prompts": 40, "epochs": 1,
     },
     "full": {
         "traits": "all",
@@ -32,9 +32,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sweep_layers": 9, "random_directions": 10,
         "questions": 15, "max_new_tokens": 64,
         "choice_conditions": ["base", "instructed", "tuned"], "letter_modes": ["choice", "upstream"],
-        "tuning_prompts": 40, "epochs": 3,
+        "tuning_prompts": 40, "epochs": 2,
     },
 }  # fmt: skip
+
+
+def _base_only() -> list[Literal["base", "instructed", "tuned"]]:
+    return ["base"]
+
+
+def _letters_only() -> list[Literal["choice", "upstream"]]:
+    return ["choice"]
 
 
 class StudyConfig(BaseModel):
@@ -58,12 +66,12 @@ class StudyConfig(BaseModel):
     random_directions: int = Field(default=5, ge=0)
     questions: int = Field(default=10, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
-    choice_conditions: list[Literal["base", "instructed", "tuned"]] = Field(default_factory=lambda: ["base"])
-    letter_modes: list[Literal["choice", "upstream"]] = Field(default_factory=lambda: ["choice"])
+    choice_conditions: list[Literal["base", "instructed", "tuned"]] = Field(default_factory=_base_only)
+    letter_modes: list[Literal["choice", "upstream"]] = Field(default_factory=_letters_only)
     neutral_passages: int | None = Field(default=None, ge=1)
     tune: bool = True
     tuning_prompts: int = Field(default=40, ge=1)
-    epochs: int = Field(default=2, ge=1)
+    epochs: int = Field(default=1, ge=1)
 
     def __init__(self, **given: Any) -> None:
         preset = given.get("preset", "quick")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -121,7 +122,7 @@ def _letters(subject: Subject, items: Sequence[Item], template: Template, upstre
     ]
     found = next_token_probabilities(subject, prompts, flat).reshape(len(items), 2, len(flat))
     edges = np.cumsum([0] + [len(group) for group in tokens])
-    summed = np.stack([found[:, :, a:b].sum(axis=2) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=2)
+    summed = np.stack([found[:, :, a:b].sum(axis=2) for a, b in pairwise(edges.tolist())], axis=2)
     return [
         letter_row(
             item.id,

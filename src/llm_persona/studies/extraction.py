@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from llm_persona.analysis.activations import Activations
-from llm_persona.analysis.controls import length_auc, lexical_auc, random_auc, shuffled_auc
+from llm_persona.analysis.controls import length_auc, lexical_auc, random_auc, sentiment_auc, shuffled_auc
 from llm_persona.analysis.quality import Quality, assess
 from llm_persona.analysis.vectors import PersonaVector, fit
+from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import Items
+from llm_persona.domain.items import SPLITS, Items, Split
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.responses import Response, labelled
+from llm_persona.domain.traits import POLES, Trait
 from llm_persona.studies.recommend import Recommendation, choose, run_sweep
 from llm_persona.studies.stages import Stages
+from llm_persona.subject.elicit import prompted
+from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject
 from llm_persona.subject.record import Position, record
 
@@ -96,10 +99,12 @@ def extract(
         if {r.pole for r in part} != {"high", "low"}:
             raise UserError(f"{trait}: split {name!r} has no rows of both poles; add items to it or use the bank")
     key = {"subject": identity, "position": position, "source": source}
+
+    def recorded(part: Sequence[Response]) -> Activations:
+        return record(subject(), part, position)
+
     acts = {
-        name: stages.activations(
-            f"{trait} record {name}", [key, part], lambda part=part: record(subject(), part, position)
-        )
+        name: stages.activations(f"{trait} record {name}", [key, part], partial(recorded, part))
         for name, part in parts.items()
     }
     vector = fit(
@@ -144,11 +149,32 @@ def _named(stages: Stages, trait: str) -> Stages:
     return Named(inner.folder, inner.reporter)
 
 
-def sentiment_auc(texts: Sequence[str], high: np.ndarray) -> float:
-    """AUC of the VADER compound sentiment alone (Hutto & Gilbert 2014); above .5: high sounds more positive."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+def source_rows(
+    subject: Subject,
+    trait: Trait,
+    items: Items,
+    source: str,
+    adapters: tuple[str | None, str | None] = (None, None),
+    limit: int | None = None,
+) -> Rows:
+    """The contrast's rows for a source: labelled responses, prompted answers, or tuned models' own answers.
 
-    from llm_persona.analysis.stats import auc
+    Prompted and tuned answers are made to the trait's open questions and read under no instruction.
+    """
+    if source == "labelled":
+        return labelled_rows(items)
+    if source == "prompted":
+        return Rows(*(prompted(subject, trait, split, limit=limit) for split in SPLITS))
+    return Rows(*(_tuned_rows(subject, trait, split, adapters, limit) for split in SPLITS))
 
-    analyser = SentimentIntensityAnalyzer()
-    return float(auc(np.array([analyser.polarity_scores(t)["compound"] for t in texts]), high))
+
+def _tuned_rows(
+    subject: Subject, trait: Trait, split: Split, adapters: tuple[str | None, str | None], limit: int | None
+) -> list[Response]:
+    questions = trait.questions_of(split)[:limit]
+    rows = []
+    for pole, adapter in zip(POLES, adapters, strict=True):
+        with subject.under(Condition(adapter=adapter)):
+            answers = generate(subject, [q.text for q in questions], max_new_tokens=64)
+        rows += [Response(q.text, a.text, pole, q.id) for q, a in zip(questions, answers, strict=True) if a.text]
+    return rows

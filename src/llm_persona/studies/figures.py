@@ -16,8 +16,14 @@ def draw_figures(results: dict[str, Any]) -> dict[str, tuple[Any, str]]:
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update(
-        {"svg.hashsalt": "llm-persona", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "figure.dpi": 100}
+        {
+            "svg.hashsalt": "llm-persona",
+            "svg.fonttype": "path",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.dpi": 100,
+        }
     )
     figures = {}
     for name, trait in results["traits"].items():
@@ -120,7 +126,10 @@ def _dose(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
     bottom.set(xlabel="dose (share of the layer's activation norm)", ylabel="perplexity", yscale="log")
     bottom.legend(frameon=False, fontsize=7)
     ends = f"from {points[0]['score']:.0f}% at dose {x[0]:+g} to {points[-1]['score']:.0f}% at dose {x[-1]:+g}"
-    return figure, f"Score and perplexity against steering dose for {name}: {ends}; usable from {usable[0]:+g} to {usable[1]:+g}."
+    return (
+        figure,
+        f"Score and perplexity against steering dose for {name}: {ends}; usable from {usable[0]:+g} to {usable[1]:+g}.",
+    )
 
 
 def _bars(trait: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
@@ -143,8 +152,13 @@ def _conditions(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
         axis.plot([low, high], [place, place], color=colour, lw=2)
         axis.plot(row["score"], place, marker="o", color=colour, ms=5)
     axis.axvline(rows[0][1]["score"], color=NEUTRAL, ls=":", lw=0.8)
-    axis.set(yticks=range(len(rows)), yticklabels=[r[0] for r in rows], xlim=(0, 100), xlabel="high answers (%)",
-             title=f"{name}: the same model in every condition")
+    axis.set(
+        yticks=range(len(rows)),
+        yticklabels=[r[0] for r in rows],
+        xlim=(0, 100),
+        xlabel="high answers (%)",
+        title=f"{name}: the same model in every condition",
+    )
     axis.invert_yaxis()
     text = ", ".join(f"{label} {row['score']:.0f}%" for label, row, _ in rows)
     return figure, f"Score of {name} with 95% intervals: {text}."
@@ -164,9 +178,13 @@ def _profile(results: dict[str, Any]) -> tuple[Any, str]:
             if row["score"] is None:
                 continue
             axis.plot(row["score_ci"], [place, place], color=colour, lw=1.5, alpha=0.5)
-            axis.plot(row["score"], place, marker=marker, color=colour, ms=6, lw=0, label=condition if not place else None)
+            axis.plot(
+                row["score"], place, marker=marker, color=colour, ms=6, lw=0, label=condition if not place else None
+            )
             shown.append(f"{name} {condition} {row['score']:.0f}%")
-    axis.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 100), xlabel="high answers (%)", title="Persona profile")
+    axis.set(
+        yticks=range(len(names)), yticklabels=names, xlim=(0, 100), xlabel="high answers (%)", title="Persona profile"
+    )
     axis.invert_yaxis()
     axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3)
     return figure, "Persona profile with 95% intervals: " + ", ".join(shown) + "."

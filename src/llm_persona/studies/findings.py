@@ -42,8 +42,8 @@ def _clear(ci: list[float | None]) -> bool:
 def _baseline(trait: dict[str, Any]) -> tuple[str, str]:
     base = trait["baseline"]
     text = (
-        f"Left alone, the model prefers a high answer in {number(base['score'], 0)}% of {base['n'] - base['n_unscored']} "
-        f"held-out items ({interval(base['score_ci'], 0)})."
+        f"Left alone, the model prefers a high answer in {number(base['score'], 0)}% of "
+        f"{base['n'] - base['n_unscored']} held-out items ({interval(base['score_ci'], 0)})."
     )
     if base["headroom"] is False:
         text += " There is little headroom: shifts toward the nearer end cannot show."
@@ -57,8 +57,8 @@ def _representation(trait: dict[str, Any]) -> tuple[str, str]:
     lexical = vector["controls"]["lexical_auc"]
     text = (
         f"At layer {layer} the vector tells high from low responses to {vector['n_groups']} unseen questions with AUC "
-        f"{number(row['auc'])} ({interval(row['auc_ci'])}; family-wise p = {row['p_family']:.3g}); a bag of words reaches "
-        f"{number(lexical)}."
+        f"{number(row['auc'])} ({interval(row['auc_ci'])}; family-wise p = {row['p_family']:.3g}); "
+        f"a bag of words reaches {number(lexical)}."
     )
     if row["p_family"] >= ALPHA:
         return text + " This is not distinguishable from chance.", "absent"
@@ -75,8 +75,8 @@ def _control(trait: dict[str, Any]) -> tuple[str, str]:
     points = {p["dose"]: p for p in trait["steering"]}
     text = (
         f"Preference for high answers moves by {number(response['slope'] / 10, 1)} points per tenth of a dose "
-        f"({interval([c / 10 if c is not None else None for c in response['slope_ci']], 1)}); text stays usable from dose "
-        f"{low:+g} to {high:+g}"
+        f"({interval([c / 10 if c is not None else None for c in response['slope_ci']], 1)}); text stays usable "
+        f"from dose {low:+g} to {high:+g}"
     )
     ends = [points[d]["score"] for d in (low, high) if d in points and points[d]["score"] is not None]
     if len(ends) == 2:
@@ -86,13 +86,16 @@ def _control(trait: dict[str, Any]) -> tuple[str, str]:
     random = controls["random_preference_movement"]
     if moved is not None and random is not None:
         text += (
-            f". At dose {dose:+g} the vector moves preference by {100 * moved:.1f} points, {controls['n_random']} random "
-            f"directions of the same norm by {100 * random:.1f} on average"
+            f". At dose {dose:+g} the vector moves preference by {100 * moved:.1f} points, "
+            f"{controls['n_random']} random directions of the same norm by {100 * random:.1f} on average"
         )
     if not _clear(response["slope_ci"]) or response["slope"] <= 0:
         return text + ". The slope's interval does not exclude zero: control is not shown.", "absent"
     if random is not None and moved is not None and moved <= 2 * random:
-        return text + ". That is less than twice the random movement: the effect is not specific to the vector.", "mixed"
+        return (
+            text + ". That is less than twice the random movement: the effect is not specific to the vector.",
+            "mixed",
+        )
     return text + ".", "shown"
 
 
@@ -102,8 +105,10 @@ def _writing(trait: dict[str, Any]) -> tuple[str, str] | None:
     inside = [p for p in points if low <= p["dose"] <= high]
     if not inside:
         return "No usable dose was found, so nothing is said of steered writing.", "absent"
-    ends = [max((p for p in inside if p["dose"] > 0), key=lambda p: p["dose"], default=None),
-            min((p for p in inside if p["dose"] < 0), key=lambda p: p["dose"], default=None)]
+    ends = [
+        max((p for p in inside if p["dose"] > 0), key=lambda p: p["dose"], default=None),
+        min((p for p in inside if p["dose"] < 0), key=lambda p: p["dose"], default=None),
+    ]
     parts, clear = [], []
     for point in ends:
         if point is not None:

@@ -17,8 +17,11 @@ class Instrument(Protocol):
     """Anything that measures the subject in the state it is in."""
 
     @property
-    def key(self) -> Any: ...
-    def measure(self, subject: Subject, condition: str = ...) -> Measurement: ...
+    def key(self) -> Any:
+        """What decides the measurement besides the subject's state."""
+
+    def measure(self, subject: Subject, condition: str = ...) -> Measurement:
+        """Measure the subject as it stands; `condition` is the label."""
 
 
 class Lab:
@@ -27,13 +30,14 @@ class Lab:
     def __init__(self, model: str, dtype: str, device: str, stages: Stages) -> None:
         self.identity = identify(model, dtype, device)
         self.stages = stages
-        self._load = lambda: load_subject(model, dtype=dtype, device=device)
+        self._arguments = (model, dtype, device)
         self._subject: Subject | None = None
 
     def subject(self) -> Subject:
         """The subject, loaded at the first call."""
         if self._subject is None:
-            self._subject = self._load()
+            model, dtype, device = self._arguments
+            self._subject = load_subject(model, dtype=dtype, device=device)
         return self._subject
 
     def measure(self, name: str, condition: Condition, instrument: Instrument) -> Measurement:
@@ -52,7 +56,9 @@ class Lab:
         """Several conditions that steer at one layer; the layers below are computed once."""
         planned = list(conditions)
         known = all(
-            self.stages.has(f"{name} {c.name} {what}", self._key(c, i)) for c in planned for what, i in instruments.items()
+            self.stages.has(f"{name} {c.name} {what}", self._key(c, i))
+            for c in planned
+            for what, i in instruments.items()
         )
         with nullcontext() if known else reusing_below(self.subject(), layer):
             return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject
 from llm_persona.subject.record import record
-from llm_persona.subject.reuse import reusing_below
+from llm_persona.subject.reuse import KeptBlocks, reusing_below
 
 NEAR_BEST = 0.03
 """Layers within this much of the best AUC count as near-best."""
@@ -77,7 +78,9 @@ def recommend(
     stages = stages or Stages()
     if quality is None:
         quality = assess(record(subject, labelled(items)), vector)
-    return choose(vector, quality, run_sweep(lambda: subject, vector, items, layers, dose, quality.best, stages, key), dose)
+    return choose(
+        vector, quality, run_sweep(lambda: subject, vector, items, layers, dose, quality.best, stages, key), dose
+    )
 
 
 def run_sweep(
@@ -92,24 +95,31 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """Measure each layer of the sweep; `subject` is called only when something has to be measured."""
     texts = neutral_texts()[:COST_PASSAGES]
+    chosen = sweep_layers(vector.n_layers, layers, best)
+    base: dict[str, Any] = {}
+
+    def prepare(model: Subject) -> None:
+        """One pass of the base keeps what every layer of the sweep starts from."""
+        base["kept"] = KeptBlocks(chosen)
+        with reusing_below(model, max(chosen), base["kept"]):
+            TraitBenchmark(items).measure(model)
+            base["perplexity"] = Perplexity(texts).measure(model).summary["perplexity"]
 
     def at(layer: int) -> dict[str, Any]:
         model: Subject = subject()
+        if not base:
+            prepare(model)
         preferences, costs = [], []
-        with reusing_below(model, layer):
-            plain = Perplexity(texts).measure(model).summary["perplexity"]
+        with reusing_below(model, layer, base["kept"]):
             for sign in (1, -1):
                 with model.under(Condition(steers=(Steer(vector, layer, dose=sign * dose),))):
                     rows = TraitBenchmark(items).measure(model).rows
-                    costs.append(Perplexity(texts).measure(model).summary["perplexity"] / plain)
+                    costs.append(Perplexity(texts).measure(model).summary["perplexity"] / base["perplexity"])
                 preferences.append([row.get("preference") for row in rows])
         moved = [a - b for a, b in zip(*preferences, strict=True) if a is not None and b is not None]
         return {"layer": layer, "dose": dose, "effect": float(np.mean(moved)), "cost": max(costs), "n": len(moved)}
 
-    return [
-        stages.value(f"sweep layer {layer}", [key, layer, dose], lambda layer=layer: at(layer))
-        for layer in sweep_layers(vector.n_layers, layers, best)
-    ]
+    return [stages.value(f"sweep layer {layer}", [key, layer, dose], partial(at, layer)) for layer in chosen]
 
 
 def choose(vector: PersonaVector, quality: Quality, sweep: list[dict[str, Any]], dose: float) -> Recommendation:

@@ -18,15 +18,21 @@ SCHEMA = 1
 class Reporter(Protocol):
     """Where progress goes."""
 
-    def begin(self, stage: str) -> None: ...
-    def end(self, stage: str, seconds: float, reused: bool) -> None: ...
+    def begin(self, stage: str) -> None:
+        """A stage starts."""
+
+    def end(self, stage: str, seconds: float, reused: bool) -> None:
+        """A stage is there: made in `seconds`, or reused."""
 
 
 class Silent:
     """No progress."""
 
-    def begin(self, stage: str) -> None: ...
-    def end(self, stage: str, seconds: float, reused: bool) -> None: ...
+    def begin(self, stage: str) -> None:
+        """A stage starts."""
+
+    def end(self, stage: str, seconds: float, reused: bool) -> None:
+        """A stage is there: made in `seconds`, or reused."""
 
 
 class Stages:

@@ -29,7 +29,9 @@ def expected_stages(config: StudyConfig) -> int:
     """About how many stages a study has, for the progress display."""
     conditions = 3 + len(config.doses) + (2 if config.tune else 0)
     controls = config.random_directions + 2 * (len(config.traits) - 1)
-    choice = len(config.letter_modes) * sum({"base": 1, "instructed": 2, "tuned": 2}[c] for c in config.choice_conditions)
+    choice = len(config.letter_modes) * sum(
+        {"base": 1, "instructed": 2, "tuned": 2}[c] for c in config.choice_conditions
+    )
     tuning = 2 + 8 if config.tune else 0
     return len(config.traits) * (5 * conditions + controls + choice + 3 + config.sweep_layers + tuning)
 
@@ -60,7 +62,9 @@ def run_study(config: StudyConfig, out: str | Path, reporter: Reporter | None = 
             _remove_leftovers(folder)
             return _run(config, folder, reporter)
     except Timeout as error:
-        raise UserError(f"--out {folder}: another process is running a study there; wait or choose another folder") from error
+        raise UserError(
+            f"--out {folder}: another process is running a study there; wait or choose another folder"
+        ) from error
     except PermissionError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose a writable folder") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from llm_persona.studies.extraction import Extraction, extract, labelled_rows
 from llm_persona.studies.lab import Instrument, Lab
 from llm_persona.subject.packing import Row
 from llm_persona.training.data import from_items
-from llm_persona.training.finetune import RECORD, Recipe, finetune
+from llm_persona.training.finetune import PERSONA, RECORD, Recipe, finetune
 
 SAMPLES_SHOWN = 3
 
@@ -55,6 +55,7 @@ class TraitStudy:
 
     @property
     def name(self) -> str:
+        """The trait's name."""
         return self.trait.name
 
     def instruments(self, kind: str) -> dict[str, Instrument]:
@@ -78,15 +79,18 @@ class TraitStudy:
     # The phases, in the order of the study.
 
     def baseline(self) -> None:
+        """The subject as it is."""
         self.results["baseline"] = self._summary(self.measure("base", BASE))
 
     def instructed(self) -> None:
+        """Under the trait's two system prompts."""
         self.results["instructed"] = {
             pole: {**self._summary(self.measure("instructed", c)), "system": c.system, **self._shift(c.name)}
             for pole, c in zip(POLES, instructed(self.trait), strict=True)
         }
 
     def vector(self, folder: Path) -> None:
+        """Record the contrast, fit, choose a layer, judge; write the vector file."""
         self.extraction: Extraction = extract(
             self.lab.subject,
             self.lab.identity,
@@ -113,6 +117,7 @@ class TraitStudy:
         }
 
     def steering(self, others: dict[str, PersonaVector]) -> None:
+        """Every dose at the recommended layer, and the controls beside it."""
         conditions = steered(self.persona, self.layer, tuple(self.config.doses), self.name)
         found = self.lab.sweep(self.name, self.layer, conditions, self.instruments("steered"))
         for condition, measured in zip(conditions, found, strict=True):
@@ -225,7 +230,7 @@ class TraitStudy:
         for pole in POLES:
             out = folder / f"{self.name}-{pole}"
             data = from_items(self.fit_items[: self.config.tuning_prompts], pole)
-            recipe = Recipe(epochs=self.config.epochs)
+            recipe = replace(PERSONA, epochs=self.config.epochs)
             key = [self.lab.identity, data.digest, recipe, self.config.seed]
 
             def train(out: Path = out, data: Any = data, recipe: Recipe = recipe, pole: str = pole) -> Any:
@@ -281,7 +286,10 @@ class TraitStudy:
     def _summary(measured: dict[str, Measurement]) -> dict[str, Any]:
         likelihood, samples = measured["likelihood"].summary, measured["samples"]
         return {
-            **{k: likelihood[k] for k in ("n", "n_unscored", "score", "score_ci", "preference", "preference_ci", "headroom")},
+            **{
+                k: likelihood[k]
+                for k in ("n", "n_unscored", "score", "score_ci", "preference", "preference_ci", "headroom")
+            },
             **{what: measured[what].summary for what in ("choice", "upstream") if what in measured},
             "perplexity": measured["neutral"].summary["perplexity"],
             "distinct_2": samples.summary["distinct_2"],

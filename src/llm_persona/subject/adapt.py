@@ -56,7 +56,9 @@ def _attach(subject: Subject, path: Path):  # type: ignore[no-untyped-def]
             wrapped = PeftModel.from_pretrained(subject.model, str(path), is_trainable=False)
     except Exception as error:  # peft raises ValueError, RuntimeError, KeyError, TypeError by the kind of mismatch
         _strip(subject)
-        raise UserError(f"adapter {str(path)!r}: does not fit {subject.name!r} ({one_line(str(error), 200)})") from error
+        raise UserError(
+            f"adapter {str(path)!r}: does not fit {subject.name!r} ({one_line(str(error), 200)})"
+        ) from error
     wrapped.eval()
     return wrapped
 

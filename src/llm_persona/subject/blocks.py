@@ -35,7 +35,10 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     found = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and "vision" not in name and "encoder." not in name
+        if isinstance(module, nn.ModuleList)
+        and len(module) == count
+        and "vision" not in name
+        and "encoder." not in name
     ]
     if not found:
         raise UserError(
@@ -47,7 +50,8 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 def decoder_of(model: nn.Module) -> nn.Module:
     """The decoder without the output layer (no logits are computed where none are needed)."""
-    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    getter: Any = getattr(model, "get_decoder", None)
+    found = getter() if getter is not None else None
     return found if isinstance(found, nn.Module) else model
 
 

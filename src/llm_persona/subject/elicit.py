@@ -20,6 +20,7 @@ def prompted(
     read: Literal["reader", "author"] = "reader",
     temperature: float = 0.0,
     seed: int = 0,
+    limit: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Response]:
     """Answers to the split's questions under each of the split's instruction pairs, as rows to record.
@@ -27,7 +28,7 @@ def prompted(
     `reader` rows are read without the instruction (a vector read under it would see the instruction
     itself); `author` rows keep it. Empty answers are left out. The group is the question.
     """
-    questions = trait.questions_of(split)
+    questions = trait.questions_of(split)[:limit]
     rows = []
     for pair in trait.pairs(split):
         for pole in POLES:

@@ -53,8 +53,11 @@ def generate(
         torch.manual_seed(seed)
         for first in range(0, len(order), BATCH):
             chosen = order[first : first + BATCH]
-            for index, ids in zip(chosen, _run(subject, [rendered[i] for i in chosen], max_new_tokens,
-                                               temperature, ends, use_cache), strict=True):
+            for index, ids in zip(
+                chosen,
+                _run(subject, [rendered[i] for i in chosen], max_new_tokens, temperature, ends, use_cache),
+                strict=True,
+            ):
                 stop = next((n for n, token in enumerate(ids) if token in ends), None)
                 own = ids if stop is None else ids[:stop]
                 text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
@@ -77,8 +80,11 @@ def _run(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, width - len(prompt) :] = 1
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {
-        "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+        if temperature
+        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    )
     out = subject.model.generate(
         input_ids=ids.to(subject.device),
         attention_mask=mask.to(subject.device),
@@ -89,4 +95,3 @@ def _run(
         **sampling,
     )
     return [list(map(int, row)) for row in out[:, width:].cpu()]
-

@@ -128,9 +128,7 @@ def load_subject(
     source, extra, revision = _locate(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=kind, trust_remote_code=trust_remote_code, **extra
-        )
+        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, trust_remote_code=trust_remote_code, **extra)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
     except Exception as error:

@@ -39,6 +39,7 @@ class Tree:
 
     @property
     def length(self) -> int:
+        """Tokens in the packed sequence."""
         return len(self.trunk) + sum(len(b.ids) for b in self.branches)
 
 
@@ -139,15 +140,19 @@ def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.
         rest = torch.arange(place, width)
         allowed[number, rest, rest] = True  # a padding token sees itself: no row of the softmax is empty
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    return Packed(
-        ids.to(device), positions.to(device), mask[:, None].to(device), spans, [len(t.trunk) for t in trees]
-    )
+    return Packed(ids.to(device), positions.to(device), mask[:, None].to(device), spans, [len(t.trunk) for t in trees])
 
 
 def plan(subject: Subject, rows: Sequence[Row], budget: int = TOKEN_BUDGET) -> Iterator[Packed]:
     """Packed batches that cover all rows once, each row's prompt shared with its siblings."""
-    rendered = render_rows(subject, rows)
-    trees = grow(rendered, [(row.system, row.prompt) for row in rows], subject.shares_prompts)
+    yield from plan_rendered(subject, render_rows(subject, rows), [(row.system, row.prompt) for row in rows], budget)
+
+
+def plan_rendered(
+    subject: Subject, rendered: Sequence[Rendered], keys: Sequence[object], budget: int = TOKEN_BUDGET
+) -> Iterator[Packed]:
+    """The same for rows rendered already; rows with equal keys may share what they begin with."""
+    trees = grow(rendered, keys, subject.shares_prompts)
     for batch in batches(trees, budget):
         yield pack(batch, subject.tokenizer.pad_token_id, subject.device, subject.dtype)
 
@@ -171,9 +176,7 @@ def sharing_is_exact(subject: Subject) -> bool:
         return False  # the architecture takes no such mask: branches are read one by one
     tolerance = 1e-3 if subject.dtype == torch.float32 else 0.15
     for number, end in enumerate(ends):
-        alone = subject.model(
-            input_ids=torch.tensor([trunk + end], device=subject.device), use_cache=False
-        ).logits[0]
+        alone = subject.model(input_ids=torch.tensor([trunk + end], device=subject.device), use_cache=False).logits[0]
         place = len(trunk) + 2 * number
         scale = float(alone[-2:].float().abs().max()) or 1.0
         if float((together[place : place + 2] - alone[-2:]).float().abs().max()) > tolerance * scale:

@@ -2,70 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from llm_persona.domain.errors import UserError
-from llm_persona.subject.blocks import block_output, with_hidden
 from llm_persona.subject.load import Subject
 
 MEMORY_LIMIT = 512 << 20
 """Bytes of kept hidden states; batches beyond it are simply computed again."""
 
 
+class KeptBlocks:
+    """Unsteered outputs of some decoder blocks, by packed batch. One store may serve several layers."""
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.layers = frozenset(layers)
+        self._outputs: dict[tuple[bytes, int], torch.Tensor] = {}
+        self._bytes = 0
+
+    def get(self, key: bytes, layer: int) -> torch.Tensor | None:
+        """The output of block `layer` for that batch, if it was kept."""
+        return self._outputs.get((key, layer))
+
+    def keep(self, key: bytes, layer: int, hidden: torch.Tensor) -> None:
+        """Keep a block's output while there is room."""
+        size = hidden.numel() * hidden.element_size()
+        if layer in self.layers and (key, layer) not in self._outputs and self._bytes + size <= MEMORY_LIMIT:
+            self._outputs[key, layer] = hidden.clone()
+            self._bytes += size
+
+
 @contextmanager
-def reusing_below(subject: Subject, layer: int) -> Iterator[None]:
+def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) -> Iterator[None]:
     """Compute blocks 0..layer once per packed batch; later conditions start from the kept output.
 
-    Only for conditions that differ at `layer` or above: entering a state that steers lower, or
-    swapping an adapter inside, raises. A forward with a key-value cache passes through untouched.
+    Only for conditions that differ at `layer` or above: a forward in a state that steers lower, or with
+    another adapter than at entry, raises. A forward with a key-value cache passes through untouched.
+    With `kept`, what an earlier context has computed for this layer is used too.
     """
     if not 0 <= layer < subject.n_layers:
         raise UserError(f"layer {layer}: the subject has layers 0 to {subject.n_layers - 1}")
-    kept: dict[bytes, torch.Tensor] = {}
-    state: dict[str, Any] = {"key": None, "bytes": 0}
+    store = kept if kept is not None else KeptBlocks([layer])
     adapter = subject.adapter
-    originals = [block.forward for block in subject.blocks[: layer + 1]]
+    key: bytes | None = None
+    start: torch.Tensor | None = None
 
     def before(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal key, start
         if subject.adapter != adapter or any(low < layer for low in subject.steering_layers):
             raise UserError(f"layers below {layer} are shared here: an adapter or a lower steered layer cannot enter")
-        ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
-        if kwargs.get("past_key_values") is not None or kwargs.get("use_cache") or ids is None or mask is None:
-            state["key"] = None
-        elif mask.dim() == 4:  # packed: ids and positions decide the mask
-            positions = kwargs["position_ids"]
-            state["key"] = b"%d,%d:" % tuple(ids.shape) + ids.cpu().numpy().tobytes() + positions.cpu().numpy().tobytes()
-        else:
-            state["key"] = None
+        key = _batch_key(kwargs)
+        start = store.get(key, layer) if key is not None else None
 
-    def lower(number: int) -> Any:
-        original = originals[number]
-
+    def lower(number: int, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if state["key"] is None or state["key"] not in kept:
+            if start is None:
                 output = original(hidden, *args, **kwargs)
-                if number == layer and state["key"] is not None:
-                    found = block_output(output)
-                    size = found.numel() * found.element_size()
-                    if state["bytes"] + size <= MEMORY_LIMIT:
-                        kept[state["key"]] = found.clone()
-                        state["bytes"] += size
+                if key is not None and isinstance(output, torch.Tensor):  # blocks that return tuples are not shared
+                    store.keep(key, number, output)
                 return output
-            result = kept[state["key"]] if number == layer else hidden
-            return result.clone() if not state.get("tuple") else with_hidden((hidden,), result.clone())
+            return start.clone() if number == layer else hidden
 
         return forward
 
     handle = subject.decoder.register_forward_pre_hook(before, with_kwargs=True)
     try:
         for number, block in enumerate(subject.blocks[: layer + 1]):
-            block.forward = lower(number)
+            block.forward = lower(number, block.forward)
         yield
     finally:
         handle.remove()
         for block in subject.blocks[: layer + 1]:
-            del block.forward  # the instance attribute; the class's own method shows again
+            block.__dict__.pop("forward", None)  # the class's own method shows again
+
+
+def _batch_key(kwargs: dict[str, Any]) -> bytes | None:
+    """What identifies a packed batch (its mask follows from ids and positions); None for anything else."""
+    ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+    if kwargs.get("past_key_values") is not None or kwargs.get("use_cache") or ids is None or mask is None:
+        return None
+    if mask.dim() != 4:
+        return None
+    positions = kwargs["position_ids"]
+    return b"%d,%d:" % tuple(ids.shape) + ids.cpu().numpy().tobytes() + positions.cpu().numpy().tobytes()

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from llm_persona.domain.errors import UserError
+from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import TOKEN_BUDGET, Row, plan
+from llm_persona.subject.packing import Row, plan, plan_rendered
 
 
 @torch.no_grad()
@@ -46,8 +47,10 @@ def response_logprobs(
 def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tokens: Sequence[int]) -> np.ndarray:
     """Probability of each of `tokens` right after each prompt (token ids).
 
+    Neighbouring prompts that begin alike (the two orders of one item) share what they have in common.
+
     Returns:
-        float64 [prompts, tokens]. Prompts are batched by length with left padding.
+        float64 [prompts, tokens].
 
     Raises:
         UserError: a prompt longer than the model reads.
@@ -57,32 +60,18 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
         raise UserError(f"a prompt of {longest} tokens exceeds the model's {subject.max_length}; shorten it")
     found = np.empty((len(prompts), len(tokens)))
     wanted = torch.tensor(list(tokens), device=subject.device)
-    for batch in _by_length(prompts):
-        width = max(len(prompts[i]) for i in batch)
-        ids = torch.full((len(batch), width), subject.tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for place, index in enumerate(batch):
-            prompt = torch.tensor(prompts[index], dtype=torch.long)
-            ids[place, width - len(prompt) :] = prompt
-            mask[place, width - len(prompt) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rendered = [Rendered(list(p), len(p), len(p)) for p in prompts]
+    for packed in plan_rendered(subject, rendered, [number // 2 for number in range(len(prompts))]):
+        ends = torch.tensor([span[4] for span in packed.spans], device=subject.device)
+        keep, place = ends.unique(return_inverse=True)
         logits = subject.model(
-            input_ids=ids.to(subject.device),
-            attention_mask=mask.to(subject.device),
-            position_ids=positions.to(subject.device),
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=packed.attention_mask,
             use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        found[batch] = logits.float().softmax(dim=1)[:, wanted].double().cpu().numpy()
+            logits_to_keep=keep,
+        ).logits
+        sequences = torch.tensor([span[0] for span in packed.spans], device=subject.device)
+        chances = logits[sequences, place].float().softmax(dim=1)[:, wanted]
+        found[[span[1] for span in packed.spans]] = chances.double().cpu().numpy()
     return found
-
-
-def _by_length(prompts: Sequence[list[int]]) -> list[list[int]]:
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    groups: list[list[int]] = []
-    for index in order:
-        if groups and len(prompts[index]) * (len(groups[-1]) + 1) <= TOKEN_BUDGET:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups

@@ -67,4 +67,3 @@ def steering(
         subject.steering_layers.remove(layer)
     if count.tokens == 0:
         raise UserError("steering touched no token: nothing was read or generated inside the context")
-

@@ -52,9 +52,7 @@ class TrainingData:
 
 def from_items(items: Sequence[Item], pole: str) -> TrainingData:
     """The two responses of one pole to each item (situation + query)."""
-    examples = [
-        Example(item.prompt, text) for item in items for name, text in item.responses.items() if pole in name
-    ]
+    examples = [Example(item.prompt, text) for item in items for name, text in item.responses.items() if pole in name]
     ids = tuple(item.content_digest[:16] for item in items)
     return TrainingData(examples, [], f"items:{pole}", ids)
 

@@ -16,7 +16,7 @@ from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.store import digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Tree, pack
-from llm_persona.training.data import Skipped, TrainingData, training_trees
+from llm_persona.training.data import TrainingData, training_trees
 
 RECORD = "llm-persona.json"
 
@@ -34,6 +34,11 @@ class Recipe:
     weight_decay: float = 0.0
     max_tokens: int = 1024
     target_modules: str = "all-linear"
+
+
+PERSONA = Recipe(epochs=1, learning_rate=2e-3, prompts_per_step=2)
+"""For a trait's few dozen items: small steps in number, large in size. Chosen on the select split of our own
+items among rates of 5e-4 to 4e-3 and 2 or 4 prompts a step (docs/notes.md)."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,7 @@ def collate(trees: list[Tree], pad_id: int, dtype: torch.dtype) -> dict[str, tor
     }
 
 
-def answer_loss(
-    model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None = None
-) -> torch.Tensor:
+def answer_loss(model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None = None) -> torch.Tensor:
     """Cross-entropy on labelled tokens; logits only from the first labelled place on.
 
     The token before a labelled one predicts it: a branch always begins with a token of the prompt.
@@ -167,12 +170,14 @@ def _train(
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
-    class AnswerTrainer(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    class AnswerTrainer(Trainer):  # type: ignore[misc]
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             loss = answer_loss(model, inputs, num_items_in_batch)
             return (loss, None) if return_outputs else loss
 
-    class Report(TrainerCallback):
+    class Report(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if progress is not None:
                 progress(state.global_step, state.max_steps)
@@ -258,7 +263,9 @@ def _write(
         "revision": git_revision(),
     }
     write_json(made / RECORD, record)
-    skipped = f"{len(result.skipped)} rows were left out (listed in {RECORD})." if result.skipped else "No row was left out."
+    skipped = (
+        f"{len(result.skipped)} rows were left out (listed in {RECORD})." if result.skipped else "No row was left out."
+    )
     write_text(
         made / "README.md",
         f"""---
@@ -274,7 +281,8 @@ tags: [lora, llm-persona]
 - Data: `{data.source}`, {result.examples} answers, digest `{data.digest[:16]}`. {skipped}
 - Recipe: rank {recipe.rank}, alpha {recipe.alpha}, {recipe.epochs} epochs, learning rate {recipe.learning_rate}, \
 {recipe.prompts_per_step} prompts a step, targets {recipe.target_modules}, seed {result.seed}
-- Steps: {result.steps}; loss per answer token {result.losses[0][1]:.3f} at the first log, {result.losses[-1][1]:.3f} at the last
+- Steps: {result.steps}; loss per answer token {result.losses[0][1]:.3f} at the first log, \
+{result.losses[-1][1]:.3f} at the last
 
 It was made to study how training moves a model's persona. Measure it before you use it:
 `llm-persona evaluate --adapter DIR`.

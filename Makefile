@@ -1,0 +1,45 @@
+# The two commands: `make run` and `make test`. Everything else is for developers.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/setup-stamp
+
+.PHONY: help setup run test check format test-kill test-kill-sample transfer clean
+
+help:
+	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
+	@echo "make test    set up and pass the tests"
+	@echo "make check   style, types, floors"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt requirements-cpu.txt pyproject.toml
+	scripts/setup.sh
+
+run: setup
+	$(BIN)/llm-persona run
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+test-kill: setup
+	$(BIN)/python benchmarks/kill_study.py --kills 10
+
+test-kill-sample: setup
+	$(BIN)/python benchmarks/kill_study.py --kills 2
+
+# Vectors and adapters from our own items, measured on third-party items: ITEMS=path/to/TRAIT.json
+transfer: setup
+	$(BIN)/python benchmarks/transfer.py $(ITEMS)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

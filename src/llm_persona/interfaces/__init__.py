@@ -1,0 +1,1 @@
+"""What people touch: the command line. It parses, calls the Python API, prints."""

@@ -1,0 +1,1 @@
+"""The `llm-persona` command, one module a command; nothing heavy is imported before it is needed."""

@@ -1,0 +1,110 @@
+"""Entry point: find the command, run it, turn what escapes into an exit code and one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "run": ("run", "Run a study: measure, find, steer, tune, report."),
+    "traits": ("traits", "List, show, check and start traits."),
+    "vectors": ("vectors", "Extract and show persona vectors."),
+    "evaluate": ("evaluate", "Measure a trait with TRAIT items under a condition."),
+    "steer": ("steer", "Generate under a condition, or chat."),
+    "finetune": ("finetune", "Train a LoRA adapter on a trait's pole or a chat file."),
+    "report": ("report", "Write the page of a finished run again."),
+    "doctor": ("doctor", "Say what this machine has and what is missing."),
+}
+
+
+class Lazy(click.Group):
+    """Commands are imported when they are called, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in reading order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"llm_persona.interfaces.cli.{COMMANDS[name][0]}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from llm_persona.domain.provenance import own_version
+
+        click.echo(f"llm-persona {own_version()}")
+        ctx.exit()
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Measure, find, steer and audit the personality of language models.
+
+    Start with: llm-persona run
+    """
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 2 the user's input, 1 our fault, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code. Exactly one line goes to stderr for a user's error."""
+    from llm_persona.domain.errors import UserError, one_line
+
+    warnings.showwarning = _show_warning
+    debug = bool(os.environ.get("LLM_PERSONA_DEBUG"))
+    try:
+        result = cli.main(args=arguments, prog_name="llm-persona", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(one_line(error.format_message()) + hint, 2)
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(one_line(str(error)), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(
+            f"interrupted; finished work is kept, the same command goes on: llm-persona {' '.join(arguments)}", 130
+        )
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(
+            f"internal error: {type(error).__name__}: {one_line(str(error), 300)}; this is our fault, please report it "
+            "(LLM_PERSONA_DEBUG=1 shows where)",
+            1,
+        )
+
+
+def _fail(text: str, code: int) -> int:
+    click.echo(f"llm-persona: {text}", err=True)
+    return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Only our own warnings reach the terminal, each on one line."""
+    if category is UserWarning and "vector" in str(message):
+        click.echo(f"llm-persona: warning: {message}", err=True)

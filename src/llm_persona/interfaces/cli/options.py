@@ -1,0 +1,217 @@
+"""Options that several commands share, so that the same thing is said the same way everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from llm_persona.domain.condition import Condition
+    from llm_persona.domain.items import Items
+    from llm_persona.subject.load import Subject
+
+Decorator = Callable[[Any], Any]
+
+
+def chain(*decorators: Decorator) -> Decorator:
+    """Apply decorators in reading order."""
+
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+subject_options = chain(
+    click.option("--model", default="smollm2-135m", show_default=True, help="Hub id, folder, .gguf, or smollm2-135m."),
+    click.option(
+        "--dtype",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        help="auto takes bfloat16 where the machine computes in it.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ..."),
+)
+condition_options = chain(
+    click.option("--instruct", type=click.Choice(["high", "low", "neutral"]), help="Under the trait's instruction."),
+    click.option("--system", help="Under this system prompt."),
+    click.option("--adapter", help="With a LoRA adapter (PEFT folder)."),
+    click.option("--vector", "vectors", multiple=True, help="Steer with a vector file (repeatable)."),
+    click.option("--layer", "layers", multiple=True, help="Its layer, or auto (the recommended one)."),
+    click.option("--coefficient", "coefficients", multiple=True, type=float, help="Strength in measured pole gaps."),
+    click.option("--dose", "doses", multiple=True, type=float, help="Strength as a share of the layer's norm."),
+)
+json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the result as JSON.")
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+
+
+@dataclass(frozen=True)
+class ConditionArguments:
+    """The raw values of `condition_options`."""
+
+    instruct: str | None
+    system: str | None
+    adapter: str | None
+    vectors: tuple[str, ...]
+    layers: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    doses: tuple[float, ...]
+
+    @property
+    def needs_trait(self) -> bool:
+        """`--instruct` speaks of a trait."""
+        return self.instruct is not None
+
+    def condition(self, trait: Any = None) -> Condition:
+        """The condition; vectors are read here.
+
+        Raises:
+            UserError: options that do not fit together.
+        """
+        from llm_persona.analysis.vectors import PersonaVector
+        from llm_persona.domain.condition import Condition, Steer
+        from llm_persona.domain.errors import UserError
+
+        if self.instruct is not None and self.system is not None:
+            raise UserError("--instruct and --system both set the system turn; give one of them")
+        if self.instruct is not None and trait is None:
+            raise UserError("--instruct needs a trait to speak of; add --trait")
+        if (self.coefficients or self.doses or self.layers) and not self.vectors:
+            raise UserError("--layer, --coefficient and --dose belong to a --vector; add --vector FILE")
+        if self.coefficients and self.doses:
+            raise UserError("give --coefficient or --dose, not both kinds in one command")
+        strengths = self.coefficients or self.doses
+        if len(self.vectors) not in (len(self.layers) or len(self.vectors), 1) or len(strengths) > len(self.vectors):
+            raise UserError(f"{len(self.vectors)} --vector, {len(self.layers)} --layer: give each vector its layer")
+        steers = []
+        for number, path in enumerate(self.vectors):
+            vector = PersonaVector.load(path)
+            layer = _layer(self.layers[number] if number < len(self.layers) else "auto", vector, path)
+            name = str(vector.meta.get("trait") or Path(path).stem)
+            if number < len(strengths):
+                strength = strengths[number]
+                amount = {"coefficient": strength} if self.coefficients else {"dose": strength}
+            else:
+                recommended = vector.meta.get("recommended") or {}
+                if "coefficient" not in recommended:
+                    raise UserError(f"--vector {path}: say how strongly, with --coefficient C or --dose D")
+                amount = {"coefficient": float(recommended["coefficient"])}
+            steers.append(Steer(vector, layer, name=name, **amount))
+        system = trait.instruction(self.instruct) if self.instruct is not None else self.system
+        parts = [f"instructed {self.instruct}" if self.instruct else "system" if self.system else ""]
+        parts += [f"adapter {Path(self.adapter).name}" if self.adapter else "", *[s.label for s in steers]]
+        name = " + ".join(p for p in parts if p) or "base"
+        return Condition(name, system, self.adapter, tuple(steers))
+
+    def made_from(self) -> dict[str, list[str]]:
+        """Artefact to the ids of the items it was made from."""
+        from llm_persona.analysis.vectors import PersonaVector
+        from llm_persona.domain.store import read_json
+
+        found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
+        if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
+            found[self.adapter] = list(read_json(Path(self.adapter) / "llm-persona.json")["data"]["items"])
+        return found
+
+
+def _layer(text: str, vector: Any, path: str) -> int:
+    from llm_persona.domain.errors import UserError
+
+    if text == "auto":
+        recommended = vector.meta.get("recommended") or {}
+        if "balanced" not in recommended:
+            raise UserError(f"--vector {path}: keeps no recommended layer; give --layer")
+        return int(recommended["balanced"])
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"--layer {text}: not a number; give a layer or auto") from error
+
+
+def condition_from(arguments: dict[str, Any]) -> ConditionArguments:
+    """Take the condition's options out of a command's keyword arguments."""
+    names = ("instruct", "system", "adapter", "vectors", "layers", "coefficients", "doses")
+    return ConditionArguments(**{name: arguments.pop(name) for name in names})
+
+
+def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -> None:
+    """Refuse to judge an artefact on the items it was made from.
+
+    Raises:
+        Overlap: names the artefact and how many items it shares.
+    """
+    from llm_persona.analysis.vectors import overlap
+    from llm_persona.domain.errors import Overlap
+
+    for artefact, ids in condition.made_from().items():
+        shared = overlap(ids, items.ids)
+        if shared and not allowed:
+            raise Overlap(
+                f"{artefact}: made from {shared} of these {len(items)} items; evaluate on --split test or other items "
+                "(or --allow-overlap, and the numbers are in-sample)"
+            )
+
+
+def load_model(model: str, dtype: str, device: str) -> Subject:
+    """Load the subject behind a status line."""
+    from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.subject.load import load_subject
+
+    with status(f"loading {model}"):
+        return load_subject(model, dtype=dtype, device=device)
+
+
+def write_result(path: str | None, value: Any) -> None:
+    """Write `--json`, if asked for."""
+    if path is not None:
+        from llm_persona.domain.store import write_json
+
+        write_json(Path(path), value)
+
+
+@contextmanager
+def output_checked(*paths: str | None) -> Iterator[None]:
+    """Find out before the work, not after it, that a result cannot be written."""
+    import os
+
+    from llm_persona.domain.errors import UserError
+
+    for text in paths:
+        if text is None:
+            continue
+        folder = Path(text).absolute().parent
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"{text}: {folder} is not a writable folder; choose another place")
+        if Path(text).is_dir():
+            raise UserError(f"{text}: is a folder; give a file name")
+    yield
+
+
+def read_item_set(trait: str | None, source: str, split: str, limit: int | None) -> Items:
+    """Items by `--items` (bank or a file) and `--split`; a file is used whole unless a split is asked for."""
+    from llm_persona.domain.errors import UserError
+    from llm_persona.domain.items import SPLITS, load_items
+
+    if source.startswith("hub:"):
+        raise UserError(
+            f"--items {source}: the Hub cannot be read by this version; download the file and give its path"
+        )
+    items = load_items(trait) if source == "bank" else load_items(trait, path=source)
+    if split == "default":
+        split = "test" if source == "bank" else "all"
+    for name in SPLITS:
+        if split == name:
+            items = items.split(name)
+    if not len(items):
+        raise UserError(f"--items {source}: split {split!r} holds no item")
+    return items[:limit]

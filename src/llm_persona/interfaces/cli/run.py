@@ -1,0 +1,78 @@
+"""`llm-persona run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_persona.interfaces.cli.options import json_option, write_result
+
+
+@click.command(
+    epilog="Example: llm-persona run --preset quick --trait openness --out runs/first",
+    context_settings={"auto_envvar_prefix": None},
+)
+@click.argument("study", required=False, type=click.Path())
+@click.option("--trait", "traits", multiple=True, help="A trait's name or .yaml file (repeatable).")
+@click.option("--model", "models", multiple=True, help="Subject model; several give a run folder each.")
+@click.option("--preset", type=click.Choice(["smoke", "quick", "full"]), help="How much to do (default: quick).")
+@click.option("--out", type=click.Path(), help="Run folder (default: runs/PRESET).")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Number format.")
+@click.option("--device", help="auto, cpu, cuda, ...")
+@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--limit", type=click.IntRange(min=2), help="At most N test items per trait.")
+@json_option
+def run(
+    study: str | None, models: tuple[str, ...], out: str | None, limit: int | None, json_path: str | None, **given: Any
+) -> None:
+    """Run a study, or continue one that was interrupted, and write its report.
+
+    STUDY is a YAML file of settings; options override it. Without anything: the quick preset on the
+    default model, with traits openness and machiavellianism.
+    """
+    from llm_persona.domain.config import make_config, read_config
+    from llm_persona.domain.errors import UserError
+    from llm_persona.interfaces.cli.terminal import StudyProgress
+    from llm_persona.studies.study import expected_stages, run_study
+
+    chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None and k != "traits"}
+    if given["traits"]:
+        chosen["traits"] = list(given["traits"])
+    if limit is not None:
+        chosen["test_items"] = limit
+    if len(models) > 1:
+        raise UserError("several --model: comparisons are not in this version; run one model at a time")
+    if models:
+        chosen["model"] = models[0]
+    config = read_config(Path(study), **chosen) if study else make_config("run", **chosen)
+    folder = Path(out or f"runs/{Path(study).stem if study else config.preset}")
+    with StudyProgress(expected_stages(config)) as progress:
+        results = run_study(config, folder, progress)
+    _summary(results)
+    write_result(json_path, results)
+    click.echo(f"report: {(folder / 'report.html').absolute()}")
+
+
+def _summary(results: dict[str, Any]) -> None:
+    from llm_persona.interfaces.cli.terminal import cell, span, table
+
+    rows = []
+    for name, trait in results["traits"].items():
+        recommended = results["recommendations"][name]
+        layer = trait["vector"]["layers"][recommended["balanced"]]
+        tuned = [cell(trait["tuned"][p]["score"], 0) if trait["tuned"] else "-" for p in ("high", "low")]
+        usable = recommended["usable_range"]
+        rows.append(
+            [name, f"{cell(trait['baseline']['score'], 0)} ({span(trait['baseline']['score_ci'], 0)})",
+             str(recommended["balanced"]), f"{cell(layer['auc'])} ({span(layer['auc_ci'])})",
+             f"{usable[0]:+g} to {usable[1]:+g}", *tuned]
+        )  # fmt: skip
+    table(
+        "Scores: percent of held-out items with a high answer (95% intervals)",
+        ["trait", "base", "layer", "AUC", "usable doses", "tuned high", "tuned low"],
+        rows,
+    )
+    for finding in results["findings"]:
+        click.echo(f"- {finding['trait']}: {finding['text']} [evidence: {finding['evidence']}]")

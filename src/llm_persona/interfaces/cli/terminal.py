@@ -1,0 +1,93 @@
+"""What the terminal shows: progress while work goes on, tables when it is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PIPED_WIDTH = 160
+"""Columns when the output is no terminal: a table in a file or a pipe is not folded to 80."""
+out = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+err = Console(stderr=True)
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """A spinner on a terminal, a plain line elsewhere."""
+    if err.is_terminal:
+        with err.status(text):
+            yield
+    else:
+        print(text, file=sys.stderr, flush=True)
+        yield
+
+
+def plain(text: str) -> str:
+    """Model text for a terminal: control characters (colour codes, cursor moves) made visible, lines kept."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table; cells are plain text."""
+    from rich.text import Text
+
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="left", overflow="fold")
+    for row in rows:
+        made.add_row(*[Text(plain(cell)) for cell in row])
+    out.print(made)
+
+
+class StudyProgress:
+    """A bar over a study's stages with the time left; one line a stage where there is no terminal."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._done = 0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}", markup=True),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=expected)
+
+    def __enter__(self) -> StudyProgress:
+        if err.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def begin(self, stage: str) -> None:
+        """A stage starts."""
+        self._bar.update(self._task, description=stage[:44].ljust(44))
+
+    def end(self, stage: str, seconds: float, reused: bool) -> None:
+        """A stage is done."""
+        self._done += 1
+        self._expected = max(self._expected, self._done)
+        self._bar.update(self._task, completed=self._done, total=self._expected)
+        if not err.is_terminal and not reused:
+            print(f"[{self._done}/{self._expected}] {stage} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+
+
+def cell(value: float | None, digits: int = 2) -> str:
+    """A number in a table."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def span(ci: Any, digits: int = 2) -> str:
+    """An interval in a table."""
+    return "-" if not ci or ci[0] is None else f"{ci[0]:.{digits}f} to {ci[1]:.{digits}f}"

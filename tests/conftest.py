@@ -1,0 +1,83 @@
+"""Shared subjects: a tiny random model for unit tests, and the real SmolLM2-135M-Instruct."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ.get("LLM_PERSONA_TEST_THREADS", "2")))
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(template: str | None = TEMPLATE):
+    """A byte-level tokenizer with two turn marks, made on the spot."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {char: n for n, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    core = Tokenizer(models.BPE(vocabulary, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    marks = [AddedToken(mark, special=True) for mark in ("<|im_start|>", "<|im_end|>")]
+    core.add_special_tokens(marks)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def make_subject(kind: str = "llama", template: str | None = TEMPLATE, seed: int = 0):
+    """A tiny random model of an architecture, as a subject."""
+    from transformers import AutoModelForCausalLM
+
+    from llm_persona.subject.load import wrap
+
+    tokenizer = make_tokenizer(template)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(kind, len(tokenizer))).eval().requires_grad_(False)
+    return wrap(model, tokenizer, name=f"tiny-{kind}")
+
+
+def tiny_config(kind: str, vocabulary: int):
+    from transformers import AutoConfig
+
+    if kind == "gpt2":
+        return AutoConfig.for_model("gpt2", n_embd=32, n_layer=4, n_head=4, n_positions=512, vocab_size=vocabulary)
+    common = {
+        "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64,
+        "vocab_size": vocabulary, "max_position_embeddings": 512,
+    }  # fmt: skip
+    if kind != "gpt_neox":
+        common["num_key_value_heads"] = 2
+    if kind in ("qwen3", "gemma2", "gemma3_text"):
+        common["head_dim"] = 8
+    return AutoConfig.for_model(kind, **common)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return make_subject()
+
+
+@pytest.fixture(scope="session")
+def smol():
+    """The real model, in float32 so that exactness can be tested."""
+    from llm_persona import load_subject
+
+    return load_subject("smollm2-135m", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def trait_file() -> Path:
+    """Third-party TRAIT items, when pointed at: LLM_PERSONA_TRAIT_FILE or a folder beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "trait_openness_125.json"
+    path = Path(os.environ.get("LLM_PERSONA_TRAIT_FILE", beside))
+    if not path.is_file():
+        pytest.skip("no third-party TRAIT items here (set LLM_PERSONA_TRAIT_FILE to test on them)")
+    return path

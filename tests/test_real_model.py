@@ -1,0 +1,98 @@
+"""On the real SmolLM2-135M-Instruct, in float32: right before fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import llm_persona as lp
+from llm_persona.subject.chat import render_response
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def items():
+    return lp.load_items("openness")
+
+
+@pytest.fixture(scope="module")
+def vector(smol, items):
+    return lp.fit(lp.record(smol, lp.labelled(items.split("fit")[:16])))
+
+
+def test_recorded_activations_equal_the_library_s_hidden_states(smol, items):
+    rows = lp.labelled(items.split("select")[:2])
+    acts = lp.record(smol, rows)
+    assert acts.values.shape == (8, 30, 576)
+    for number, row in enumerate(rows):
+        rendered = render_response(smol, row.prompt, row.text)
+        assert smol.tokenizer.decode(rendered.ids[rendered.start : rendered.end]) == row.text
+        with torch.no_grad():
+            states = smol.model(torch.tensor([rendered.ids]), output_hidden_states=True).hidden_states
+        for layer in (0, 12, 28):
+            expected = states[layer + 1][0, rendered.start : rendered.end].mean(dim=0).numpy()
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(acts.values[number, layer], expected, atol=1e-4 * scale)
+
+
+def test_a_row_s_numbers_do_not_depend_on_its_batch(smol, items):
+    rows = lp.labelled(items.split("select")[:6])
+    together = lp.record(smol, rows).values
+    alone = lp.record(smol, rows[5:6]).values
+    np.testing.assert_allclose(together[5], alone[0], atol=1e-4 * np.abs(alone).max())
+
+
+def test_the_vector_reads_unseen_questions_far_above_chance(smol, items, vector):
+    quality = lp.assess(lp.record(smol, lp.labelled(items.split("test")[:12])), vector, permutations=200)
+    layer = quality.layers[12]
+    assert layer.auc > 0.9
+    assert layer.p_family < 0.05
+
+
+def test_steering_moves_the_preference_both_ways_more_than_random_directions_do(smol, items, vector):
+    from llm_persona.analysis.vectors import random_like
+
+    test = items.split("test")[:10]
+
+    def preference(v, dose):
+        with lp.steering(smol, v, layer=12, dose=dose):
+            return lp.evaluate(smol, test).summary["preference"]
+
+    base = lp.evaluate(smol, test).summary["preference"]
+    up, down = preference(vector, 0.2) - base, preference(vector, -0.2) - base
+    random = np.mean([abs(preference(random_like(vector, n), 0.2) - base) for n in range(3)])
+    assert up > 2 * random
+    assert down < -2 * random
+
+
+def test_steered_text_is_the_same_with_and_without_a_cache_and_differs_from_base(smol, vector):
+    question = ["How should I spend the weekend?"]
+    base = lp.generate(smol, question, 16)
+    with lp.steering(smol, vector, layer=12, coefficient=0.0):
+        assert lp.generate(smol, question, 16) == base
+    with lp.steering(smol, vector, layer=12, dose=0.3):
+        cached = lp.generate(smol, question, 16)
+        assert cached == lp.generate(smol, question, 16, use_cache=False)
+    assert cached[0].text != base[0].text
+
+
+def test_recommend_names_a_layer_from_measured_effects(smol, items, vector):
+    found = lp.recommend(smol, vector, items.split("select")[:5], layers=2)
+    assert found.balanced in [p["layer"] for p in found.sweep]
+    assert found.coefficient == pytest.approx(vector.coefficient_for(found.dose, found.balanced))
+
+
+def test_choice_mode_reports_its_option_mass_and_order_consistency(smol, items):
+    found = lp.evaluate(smol, items.split("test")[:4], mode="choice").summary
+    assert 0 < found["option_mass"] <= 1
+    assert 0 <= found["order_consistency"] <= 1
+
+
+def test_prompted_rows_are_read_without_the_instruction(smol):
+    trait = lp.load_trait("openness")
+    rows = lp.prompted(smol, trait, "select", max_new_tokens=8, limit=2)
+    assert {r.pole for r in rows} == {"high", "low"}
+    assert all(r.system is None for r in rows)
+    assert lp.record(smol, rows).values.shape[0] == len(rows)

@@ -1,0 +1,258 @@
+"""Reading and steering on tiny random models of many families: exact in float32, restored in every case."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_subject, make_tokenizer, tiny_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_persona.analysis.vectors import PersonaVector
+from llm_persona.domain.condition import Condition, Steer
+from llm_persona.domain.errors import IncompatibleVector, UserError
+from llm_persona.domain.responses import Response
+from llm_persona.instruments.trait_benchmark import evaluate
+from llm_persona.subject.chat import render_prompt, render_response
+from llm_persona.subject.generate import generate
+from llm_persona.subject.load import wrap
+from llm_persona.subject.packing import Row
+from llm_persona.subject.record import record
+from llm_persona.subject.reuse import reusing_below
+from llm_persona.subject.score import next_token_probabilities, response_logprobs
+from llm_persona.subject.steer import steering
+
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi", "olmo2"]
+ROWS = [
+    Response("What should I do?", "Go and look at it.", "high", "q1"),
+    Response("What should I do?", "Stay where you are, and rest a while longer.", "low", "q1"),
+    Response("And then?", "Sing!", "high", "q2"),
+    Response("And then?", "Sleep.", "low", "q2"),
+]
+
+
+def random_vector(subject, seed=0):
+    rng = np.random.default_rng(seed)
+    directions = rng.standard_normal((subject.n_layers, subject.hidden_size)).astype(np.float32)
+    return PersonaVector(directions, np.ones(subject.n_layers, np.float32))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_activations_equal_independently_computed_hidden_states(family):
+    subject = make_subject(family)
+    acts = record(subject, ROWS)
+    for number, row in enumerate(ROWS):
+        rendered = render_response(subject, row.prompt, row.text)
+        ids = torch.tensor([rendered.ids])
+        with torch.no_grad():
+            states = subject.model(ids, output_hidden_states=True, use_cache=False).hidden_states
+        for layer in range(subject.n_layers - 1):  # the library's last entry is after the final norm
+            expected = states[layer + 1][0, rendered.start : rendered.end].mean(dim=0).numpy()
+            np.testing.assert_allclose(acts.values[number, layer], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steering_meets_the_tensor_that_is_recorded(family):
+    subject = make_subject(family)
+    vector = random_vector(subject)
+    plain = record(subject, ROWS).values
+    with steering(subject, vector, layer=1, coefficient=0.5) as count:
+        steered = record(subject, ROWS).values
+    np.testing.assert_allclose(steered[:, 1] - plain[:, 1], 0.5 * vector.directions[1][None].repeat(4, 0), atol=1e-4)
+    np.testing.assert_array_equal(steered[:, 0], plain[:, 0])
+    assert count.tokens > 0
+    np.testing.assert_array_equal(record(subject, ROWS).values, plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_prompts_give_the_numbers_of_separate_ones(family):
+    subject = make_subject(family)
+    rows = [Row(r.prompt, r.text) for r in ROWS]
+    shared = response_logprobs(subject, rows)
+    subject.shares_prompts = False
+    alone = response_logprobs(subject, rows)
+    for a, b in zip(shared, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@given(st.lists(st.text(alphabet="abc é\n", min_size=1, max_size=40).filter(str.strip), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_batch_composition_and_padding_change_nothing(tiny, texts):
+    rows = [Response("Why?", t, "high", str(n)) for n, t in enumerate(texts)]
+    together = record(tiny, rows).values
+    for number, row in enumerate(rows):
+        np.testing.assert_allclose(together[number], record(tiny, [row]).values[0], atol=2e-5)
+
+
+@given(st.text(min_size=1, max_size=60).filter(str.strip))
+@settings(max_examples=60, deadline=None)
+def test_the_span_holds_exactly_the_response_s_own_tokens(tiny, text):
+    rendered = render_response(tiny, "Tell me.", text)
+    own = tiny.tokenizer.decode(rendered.ids[rendered.start : rendered.end])
+    if not any(mark in text for mark in ("<|im_start|>", "<|im_end|>")):
+        assert own == text.strip()
+    assert tiny.tokenizer.decode(rendered.ids[: rendered.start]).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("position", ["prompt_last", "prompt_mean"])
+def test_prompt_positions_do_not_depend_on_the_response(tiny, position):
+    values = record(tiny, ROWS, position).values
+    np.testing.assert_allclose(values[0], values[1], atol=1e-5)
+    ids = torch.tensor([render_prompt(tiny, ROWS[0].prompt)])
+    with torch.no_grad():
+        state = tiny.model(ids, output_hidden_states=True).hidden_states[2][0]
+    expected = state[-1] if position == "prompt_last" else state.mean(dim=0)
+    np.testing.assert_allclose(values[0, 1], expected.numpy(), atol=2e-5)
+
+
+def test_log_probabilities_equal_those_of_a_plain_forward(tiny):
+    for row, found in zip(ROWS, response_logprobs(tiny, [Row(r.prompt, r.text) for r in ROWS]), strict=True):
+        rendered = render_response(tiny, row.prompt, row.text)
+        with torch.no_grad():
+            logits = tiny.model(torch.tensor([rendered.ids])).logits[0].log_softmax(-1)
+        expected = [float(logits[t - 1, rendered.ids[t]]) for t in range(rendered.start, rendered.end)]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_next_token_probabilities_do_not_depend_on_the_batch(tiny):
+    prompts = [render_prompt(tiny, "a" * n) for n in (3, 40, 11)]
+    together = next_token_probabilities(tiny, prompts, [5, 6, 7])
+    alone = np.concatenate([next_token_probabilities(tiny, [p], [5, 6, 7]) for p in prompts])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_steering_agrees_with_and_without_a_cache(tiny):
+    with steering(tiny, random_vector(tiny), layer=2, coefficient=0.3):
+        cached = generate(tiny, ["Hi", "Hello there"], 12)
+        plain = generate(tiny, ["Hi", "Hello there"], 12, use_cache=False)
+    assert [a.text for a in cached] == [a.text for a in plain]
+
+
+def test_coefficient_zero_is_the_base_token_for_token(tiny):
+    base = generate(tiny, ["Hi"], 12)
+    with steering(tiny, random_vector(tiny), layer=2, coefficient=0.0):
+        assert generate(tiny, ["Hi"], 12) == base
+
+
+def test_a_context_that_touches_no_token_is_an_error(tiny):
+    with (
+        pytest.raises(UserError, match="touched no token"),
+        steering(tiny, random_vector(tiny), layer=0, coefficient=1.0),
+    ):
+        pass
+
+
+def test_the_subject_is_restored_when_something_fails_inside(tiny):
+    before = record(tiny, ROWS).values
+    condition = Condition(system="Be brief.", steers=(Steer(random_vector(tiny), 1, coefficient=2.0),))
+    with pytest.raises(ZeroDivisionError), tiny.under(condition):
+        record(tiny, ROWS)
+        raise ZeroDivisionError
+    assert tiny.system is None
+    assert tiny.steering_layers == []
+    np.testing.assert_array_equal(record(tiny, ROWS).values, before)
+
+
+def test_nested_steering_adds_up(tiny):
+    a, b = random_vector(tiny, 1), random_vector(tiny, 2)
+    plain = record(tiny, ROWS).values
+    with steering(tiny, a, layer=1, coefficient=0.5), steering(tiny, b, layer=1, coefficient=-0.25):
+        both = record(tiny, ROWS).values
+    expected = 0.5 * a.directions[1] - 0.25 * b.directions[1]
+    np.testing.assert_allclose(both[:, 1] - plain[:, 1], np.tile(expected, (4, 1)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "message"), [((4, 16), "width 16"), ((3, 32), "3 layers")])
+def test_a_vector_of_another_shape_is_refused(tiny, shape, message):
+    vector = PersonaVector(np.ones(shape, np.float32), np.ones(shape[0], np.float32), {"model": "other"})
+    with pytest.raises(IncompatibleVector, match=message), steering(tiny, vector, layer=0, coefficient=1.0):
+        pass
+
+
+def test_a_vector_of_another_model_is_a_loud_warning(tiny):
+    vector = random_vector(tiny)
+    other = PersonaVector(vector.directions, vector.reference_norms, {"model": "another"})
+    with pytest.warns(UserWarning, match="made on 'another'"), steering(tiny, other, layer=0, coefficient=1.0):
+        record(tiny, ROWS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sharing_the_layers_below_changes_no_number(family):
+    subject = make_subject(family)
+    vector = random_vector(subject)
+    rows = [Row(r.prompt, r.text) for r in ROWS]
+    plain = response_logprobs(subject, rows)
+    separate = []
+    for c in (0.5, -0.5):
+        with steering(subject, vector, layer=2, coefficient=c):
+            separate.append(response_logprobs(subject, rows))
+    with reusing_below(subject, 2):
+        for c, expected in zip((0.5, -0.5), separate, strict=True):
+            with steering(subject, vector, layer=2, coefficient=c):
+                for a, b in zip(response_logprobs(subject, rows), expected, strict=True):
+                    np.testing.assert_allclose(a, b, atol=1e-6)
+                assert generate(subject, ["Hi"], 3)
+        for a, b in zip(response_logprobs(subject, rows), plain, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    for a, b in zip(response_logprobs(subject, rows), plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_lower_steered_layer_cannot_enter_a_shared_sweep(tiny):
+    with (
+        pytest.raises(UserError, match="lower steered layer"),
+        reusing_below(tiny, 2),
+        steering(tiny, random_vector(tiny), layer=1, coefficient=1.0),
+    ):
+        record(tiny, ROWS)
+
+
+def test_a_template_without_system_role_gets_the_instruction_in_the_user_turn():
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    subject = make_subject(template=template)
+    text = subject.tokenizer.decode(render_prompt(subject, "Why?", "Be kind."))
+    assert text == "[user]Be kind.\n\nWhy?[assistant]"
+
+
+def test_a_tokenizer_without_chat_template_still_works():
+    subject = make_subject(template=None)
+    assert subject.tokenizer.decode(render_prompt(subject, "Why?", "Be kind.")) == "Be kind.\n\nUser: Why?\nAssistant: "
+    assert record(subject, ROWS).values.shape == (4, 4, 32)
+
+
+def test_a_prompt_beyond_the_model_s_length_is_named(tiny):
+    with pytest.raises(UserError, match="exceed"):
+        generate(tiny, ["a" * 600], 4)
+    with pytest.raises(UserError, match=r"row 0: .*exceeds"):
+        record(tiny, [Response("q", "a" * 600, "high", "g")])
+
+
+def test_sampling_is_seeded(tiny):
+    def draw(seed):
+        return [a.text for a in generate(tiny, ["Hi", "Ho"], 10, temperature=1.0, seed=seed)]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_an_encoder_decoder_is_refused_by_name():
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = make_tokenizer()
+    model = AutoModelForCausalLM.from_config(tiny_config("llama", len(tokenizer)))
+    model.model.layers = torch.nn.ModuleList(list(model.model.layers)[:2])
+    with pytest.raises(UserError, match="no list of 4 decoder blocks"):
+        wrap(model.eval(), tokenizer)
+
+
+def test_the_benchmark_runs_on_any_subject(tiny):
+    from llm_persona.domain.items import load_items
+
+    found = evaluate(tiny, load_items("openness").split("select")[:3])
+    assert found.summary["n"] == 3
+    assert all(abs(sum(np.exp(list(r["logprobs"].values()))) - 1) >= 0 for r in found.rows)
+    assert all(0 <= r["preference"] <= 1 for r in found.rows)

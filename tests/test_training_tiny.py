@@ -1,0 +1,127 @@
+"""Fine-tuning on a tiny model: the loss, the folder, the resume, and the subject afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_subject
+from safetensors.torch import load_file
+
+from llm_persona.domain.condition import tuned
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.responses import Response
+from llm_persona.subject.record import record
+from llm_persona.training import finetune as module
+from llm_persona.training.data import Example, TrainingData, from_chat, training_trees
+from llm_persona.training.finetune import Recipe, answer_loss, collate, finetune
+
+DATA = TrainingData([Example(f"Question {n // 2}?", f"Answer number {n}.") for n in range(12)], [], "test")
+RECIPE = Recipe(rank=2, alpha=4, epochs=2, prompts_per_step=2, learning_rate=5e-3)
+ROWS = [Response("Question 0?", "Answer number 0.", "high", "a")]
+
+
+def test_the_packed_loss_is_the_mean_over_answer_tokens_of_separate_sequences(tiny):
+    trees, _ = training_trees(tiny, DATA, 512)
+    batch = collate(trees, tiny.tokenizer.pad_token_id, tiny.dtype)
+    packed = float(answer_loss(tiny.model, batch))
+    losses = []
+    for tree in trees:
+        for branch in tree.branches:
+            ids = tree.trunk + branch.ids
+            with torch.no_grad():
+                logits = tiny.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            first = len(tree.trunk) + branch.lead
+            losses += [-float(logits[t - 1, ids[t]]) for t in range(first, len(ids))]
+    assert packed == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_the_end_of_turn_is_learnt(tiny):
+    trees, _ = training_trees(tiny, DATA, 512)
+    end = tiny.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert all(branch.ids[-1] == end for tree in trees for branch in tree.branches)
+
+
+def test_training_lowers_the_loss_and_leaves_the_subject_as_it_was(tmp_path):
+    subject = make_subject()
+    before = {k: v.clone() for k, v in subject.model.state_dict().items()}
+    acts = record(subject, ROWS).values
+    done = finetune(subject, DATA, tmp_path / "a", Recipe(rank=4, epochs=8, prompts_per_step=2, learning_rate=1e-2))
+    assert done.losses[-1][1] < done.losses[0][1]
+    after = subject.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    np.testing.assert_array_equal(record(subject, ROWS).values, acts)
+    with subject.under(tuned(str(tmp_path / "a"))):
+        assert np.abs(record(subject, ROWS).values - acts).max() > 1e-3
+    np.testing.assert_array_equal(record(subject, ROWS).values, acts)
+
+
+def test_the_folder_is_plain_peft_with_card_and_provenance(tmp_path):
+    from peft import PeftModel
+
+    subject = make_subject()
+    finetune(subject, DATA, tmp_path / "a", RECIPE)
+    names = {p.name for p in (tmp_path / "a").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "llm-persona.json"} <= names
+    assert not list(tmp_path.glob(".*"))
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-llama"
+    PeftModel.from_pretrained(make_subject().model, str(tmp_path / "a"))
+
+
+def test_a_training_killed_between_epochs_ends_like_an_undisturbed_one(tmp_path):
+    finetune(make_subject(), DATA, tmp_path / "a" / "whole", RECIPE)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step, total):
+        if step == total // 2 + 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        finetune(make_subject(), DATA, tmp_path / "b" / "whole", RECIPE, progress=kill)
+    steps = []
+    finetune(make_subject(), DATA, tmp_path / "b" / "whole", RECIPE, progress=lambda s, _t: steps.append(s))
+    assert min(steps) > 1  # it went on from the checkpoint
+    a, b = (load_file(tmp_path / x / "whole" / "adapter_model.safetensors") for x in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
+    first = finetune(make_subject(), DATA, tmp_path / "a", RECIPE)
+    monkeypatch.setattr(module, "_train", lambda *_: pytest.fail("trained again"))
+    assert finetune(make_subject(), DATA, tmp_path / "a", RECIPE) == first
+    with pytest.raises(UserError, match="other data or settings"):
+        finetune(make_subject(), DATA, tmp_path / "a", RECIPE, seed=1)
+
+
+def test_rows_that_cannot_be_used_are_counted_and_listed(tmp_path):
+    path = tmp_path / "chat.jsonl"
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    bad = [{"messages": []}, {"text": "x"}, {"messages": [good["messages"][0], {"role": "assistant", "content": " "}]}]
+    path.write_text("\n".join(json.dumps(r) for r in [good, *bad, good]), encoding="utf-8")
+    data = from_chat(path)
+    assert len(data.examples) == 2
+    assert [s.row for s in data.skipped] == [1, 2, 3]
+    path.write_text('{"messages": []}\n{oops', encoding="utf-8")
+    with pytest.raises(UserError, match=r"chat\.jsonl:2: not valid JSON"):
+        from_chat(path)
+
+
+def test_conversations_that_are_too_long_are_listed(tiny):
+    data = TrainingData([Example("a", "b" * 300), Example("a", "short")], [], "test")
+    trees, skipped = training_trees(tiny, data, 100)
+    assert sum(len(t.branches) for t in trees) == 1
+    assert "more than 100" in skipped[0].reason
+
+
+def test_an_adapter_of_another_model_is_refused_and_leaves_no_trace(tmp_path):
+    finetune(make_subject(), DATA, tmp_path / "a", RECIPE)
+    other = make_subject("gpt2")
+    before = record(other, ROWS).values
+    with pytest.raises(UserError, match="does not fit"), other.under(tuned(str(tmp_path / "a"))):
+        pass
+    np.testing.assert_array_equal(record(other, ROWS).values, before)
