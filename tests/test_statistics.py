@@ -42,7 +42,7 @@ def test_auc_equals_the_library_s_with_ties(scores, random):
 def test_a_planted_direction_is_recovered(seed):
     rng = np.random.default_rng(seed)
     vector = fit(noise(rng, 40, hidden=200, shift=4.0))
-    assert abs(vector.unit(0)[0]) > 0.85
+    assert abs(vector.unit(0)[0]) > 0.8
     quality = assess(noise(rng, 25, hidden=200, shift=4.0), vector, permutations=200).layers[0]
     assert quality.band == "excellent"
     assert quality.p_family < 0.01
@@ -143,8 +143,8 @@ def test_a_mean_of_one_value_has_no_interval():
 @given(st.integers(1, 50), st.integers(0, 50))
 def test_a_share_lies_inside_its_interval(n, hits):
     found = proportion_estimate(min(hits, n), n)
-    assert 0 <= found.low - 1e-9 <= found.value + 1e-9
-    assert found.value <= found.high + 1e-9 <= 100 + 1e-6
+    assert 0 <= found.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.high <= 100 + 1e-9
 
 
 def test_a_dose_is_the_share_of_the_reference_norm():

@@ -256,3 +256,20 @@ def test_the_benchmark_runs_on_any_subject(tiny):
     assert found.summary["n"] == 3
     assert all(abs(sum(np.exp(list(r["logprobs"].values()))) - 1) >= 0 for r in found.rows)
     assert all(0 <= r["preference"] <= 1 for r in found.rows)
+
+
+def test_rows_steered_in_one_batch_write_what_they_write_alone(tiny):
+    from llm_persona.subject.steer import steering_rows
+
+    # Each vector points at a token's output row, so that each row has to write its own letter.
+    letters = tiny.tokenizer("xyz", add_special_tokens=False)["input_ids"]
+    rows = tiny.model.lm_head.weight[letters].detach().numpy()
+    vectors = [PersonaVector(np.tile(row, (4, 1)), np.ones(4, np.float32)) for row in rows]
+    prompts = ["A rather long question?", "Hi", "What now?"]
+    doses = [50.0, 40.0, 60.0]
+    with steering_rows(tiny, vectors, 3, doses):
+        together = generate(tiny, prompts, 10)
+    for prompt, vector, dose, found in zip(prompts, vectors, doses, together, strict=True):
+        with steering(tiny, vector, layer=3, dose=dose):
+            assert generate(tiny, [prompt], 10) == [found]
+    assert [a.text[0] for a in together] == list("xyz")

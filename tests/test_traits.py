@@ -7,7 +7,7 @@ import yaml
 
 from llm_persona.analysis.trait_check import check_trait
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.traits import list_traits, load_trait, parse_trait
+from llm_persona.domain.traits import Trait, list_traits, load_trait, parse_trait
 
 
 @pytest.mark.parametrize("name", list_traits())
@@ -50,7 +50,7 @@ def test_the_check_notices_what_it_is_for():
     items[1]["situation"], items[1]["query"] = items[0]["situation"], items[0]["query"]
     for record in items:
         record["response_low2"] += " and a good many further words that make it longer!"
-    bad = {c.name for c in check_trait(trait.model_copy(update={"items": tuple(items)})) if not c.ok}
+    bad = {c.name for c in check_trait(Trait(**{**trait.model_dump(), "items": items})) if not c.ok}
     assert {"the trait's name and definition", "near-duplicates", "length balance", "register (marks, high/low)"} <= bad
 
 

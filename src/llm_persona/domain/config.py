@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "quick": {
         "traits": ["openness", "machiavellianism"],
-        "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 5, "random_directions": 5,
+        "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 4, "random_directions": 5,
         "questions": 10, "max_new_tokens": 32, "choice_conditions": ["base"],
         "tuning_prompts": 40, "epochs": 1,
     },

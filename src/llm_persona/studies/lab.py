@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.measurement import Measurement
+from llm_persona.instruments.samples import Samples
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject, identify, load_subject
 from llm_persona.subject.reuse import reusing_below
@@ -65,6 +66,17 @@ class Lab:
                 {what: self.measure(f"{name} {c.name} {what}", c, i) for what, i in instruments.items()}
                 for c in planned
             ]
+
+    def sweep_samples(self, name: str, conditions: Iterable[Condition], samples: Samples) -> list[Measurement]:
+        """Answers under several steered conditions in one batch, kept as one stage: which rows share a batch
+        decides the rounding, so a continued run must batch them as an undisturbed one does."""
+        planned = list(conditions)
+
+        def make() -> Any:
+            return [m.as_json() for m in samples.measure_steered(self.subject(), planned)]
+
+        key = [self.identity, [_state(c) for c in planned], samples.key]
+        return [Measurement(**m) for m in self.stages.value(f"{name} steered samples", key, make)]
 
     def read(self, name: str, instrument: Instrument) -> Measurement:
         """A measurement by the base subject."""

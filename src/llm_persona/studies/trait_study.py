@@ -64,8 +64,14 @@ class TraitStudy:
         if kind in self.config.choice_conditions:
             found |= {mode: TraitBenchmark(self.test, mode) for mode in self.config.letter_modes}
         found["neutral"] = Perplexity(neutral_texts()[: self.config.neutral_passages])
-        found["samples"] = Samples(self.questions, self.config.max_new_tokens)
+        if kind != "steered":  # those are generated together
+            found["samples"] = self.samples
         return found
+
+    @property
+    def samples(self) -> Samples:
+        """The open questions that every condition answers."""
+        return Samples(self.questions, self.config.max_new_tokens)
 
     def measure(self, kind: str, condition: Condition) -> dict[str, Measurement]:
         """Apply the instruments of `kind` under `condition` and keep the measurements."""
@@ -120,8 +126,9 @@ class TraitStudy:
         """Every dose at the recommended layer, and the controls beside it."""
         conditions = steered(self.persona, self.layer, tuple(self.config.doses), self.name)
         found = self.lab.sweep(self.name, self.layer, conditions, self.instruments("steered"))
-        for condition, measured in zip(conditions, found, strict=True):
-            self.measured[condition.name] = measured
+        written = self.lab.sweep_samples(self.name, conditions, self.samples)
+        for condition, measured, samples in zip(conditions, found, written, strict=True):
+            self.measured[condition.name] = {**measured, "samples": samples}
         self.results["steering"] = [self._steered(c) for c in conditions]
         self._controls(others)
 

@@ -49,21 +49,25 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(rendered[i]))
     answers: dict[int, Answer] = {}
     ends = end_tokens(subject)
-    with torch.random.fork_rng(devices=[subject.device] if subject.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for first in range(0, len(order), BATCH):
-            chosen = order[first : first + BATCH]
-            for index, ids in zip(
-                chosen,
-                _run(subject, [rendered[i] for i in chosen], max_new_tokens, temperature, ends, use_cache),
-                strict=True,
-            ):
-                stop = next((n for n, token in enumerate(ids) if token in ends), None)
-                own = ids if stop is None else ids[:stop]
-                text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
-                answers[index] = Answer(prompts[index], text, len(own), stop is not None)
-            if progress is not None:
-                progress(len(chosen))
+    try:
+        with torch.random.fork_rng(devices=[subject.device] if subject.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for first in range(0, len(order), BATCH):
+                chosen = order[first : first + BATCH]
+                subject.current_rows = chosen
+                for index, ids in zip(
+                    chosen,
+                    _run(subject, [rendered[i] for i in chosen], max_new_tokens, temperature, ends, use_cache),
+                    strict=True,
+                ):
+                    stop = next((n for n, token in enumerate(ids) if token in ends), None)
+                    own = ids if stop is None else ids[:stop]
+                    text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
+                    answers[index] = Answer(prompts[index], text, len(own), stop is not None)
+                if progress is not None:
+                    progress(len(chosen))
+    finally:
+        subject.current_rows = None
     return [answers[i] for i in range(len(prompts))]
 
 

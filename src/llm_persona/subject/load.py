@@ -39,6 +39,8 @@ class Subject:
     adapter: str | None = None
     shares_prompts: bool = True
     """Whether several responses may be read in one packed sequence (proved by a probe at load)."""
+    current_rows: list[int] | None = None
+    """Which of the caller's rows are in the batch that `generate` is running now."""
     steering_layers: list[int] = field(default_factory=list)
     """Layers at which a steering context is active now."""
 

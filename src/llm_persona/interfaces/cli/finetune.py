@@ -25,7 +25,8 @@ from llm_persona.interfaces.cli.options import json_option, load_model, seed_opt
 @json_option
 def finetune(
     trait: str | None, pole: str | None, data: str | None, out: str, seeds: int, epochs: int | None, rank: int,
-    learning_rate: float | None, limit: int | None, seed: int, model: str, dtype: str, device: str, json_path: str | None,
+    learning_rate: float | None, limit: int | None, seed: int, model: str, dtype: str, device: str,
+    json_path: str | None,
 ) -> None:  # fmt: skip
     """Train a LoRA adapter on a trait's high or low responses, or on any chat data."""
     from dataclasses import asdict, replace
@@ -42,9 +43,14 @@ def finetune(
     if trait is not None and pole is None:
         raise UserError("--trait needs --pole high or low")
     rows = from_chat(data, limit) if data is not None else from_items(load_items(trait).split("fit")[:limit], str(pole))
-    recipe = replace(PERSONA if trait is not None else Recipe(), rank=rank, alpha=2 * rank)
-    chosen = {"epochs": epochs, "learning_rate": learning_rate}
-    recipe = replace(recipe, **{k: v for k, v in chosen.items() if v is not None})
+    start = PERSONA if trait is not None else Recipe()
+    recipe = replace(
+        start,
+        rank=rank,
+        alpha=2 * rank,
+        epochs=epochs or start.epochs,
+        learning_rate=learning_rate or start.learning_rate,
+    )
     click.echo(f"recipe: {asdict(recipe)}", err=True)
     if rows.skipped:
         click.echo(
