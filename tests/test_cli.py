@@ -150,3 +150,17 @@ def test_extract_evaluate_and_steer_by_command(tmp_path, capsys):
     assert json.loads(answers.read_text())["answers"][0]["prompt"] == "Hello?"
     assert run(["steer", "--vector", wrong_model_vector(tmp_path), "--layer", "0", "--dose", "1", "--prompt", "x"]) == 2
     assert "width 3" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+        "from llm_persona.interfaces.cli.main import run; "
+        f"sys.exit(run(['traits', 'list', '--json', '{tmp_path}/t.json']) or run(['traits', 'show', 'openness', "
+        f"'--json', '{tmp_path}/big.json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "big.json: cannot be written (File too large)" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]

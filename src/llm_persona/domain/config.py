@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fit_items": 10, "select_items": 5, "test_items": 8,
         "doses": [-0.2, 0.2], "sweep_layers": 2, "random_directions": 2,
         "questions": 3, "max_new_tokens": 16, "choice_conditions": ["base"],
-        "letter_modes": ["choice", "upstream"], "neutral_passages": 2, "tuning_prompts": 8, "epochs": 1,
+        "neutral_passages": 2, "tuning_prompts": 8, "epochs": 1,
     },
     "quick": {
         "traits": ["openness", "machiavellianism"],

@@ -71,10 +71,14 @@ def appearing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
-        ) from error
+    except Exception as error:
+        # safetensors reports a full disk as an error of its own kind
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"{path}: cannot be written ({reason}); free some space or choose another folder"
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

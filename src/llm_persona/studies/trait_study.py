@@ -26,7 +26,7 @@ from llm_persona.studies.extraction import Extraction, extract, labelled_rows
 from llm_persona.studies.lab import Instrument, Lab
 from llm_persona.subject.packing import Row
 from llm_persona.training.data import from_items
-from llm_persona.training.finetune import PERSONA, RECORD, Recipe, finetune
+from llm_persona.training.finetune import PERSONA, Recipe, finetune, holds_training, training_key
 
 SAMPLES_SHOWN = 3
 
@@ -238,14 +238,14 @@ class TraitStudy:
             out = folder / f"{self.name}-{pole}"
             data = from_items(self.fit_items[: self.config.tuning_prompts], pole)
             recipe = replace(PERSONA, epochs=self.config.epochs)
-            key = [self.lab.identity, data.digest, recipe, self.config.seed]
+            key = training_key(self.lab.identity, data, recipe, self.config.seed)
 
             def train(out: Path = out, data: Any = data, recipe: Recipe = recipe, pole: str = pole) -> Any:
                 note = f"Trained to the {pole} pole of {self.name}."
-                done = finetune(self.lab.subject(), data, out, recipe, self.config.seed, note)
+                done = finetune(self.lab.subject(), data, out, recipe, self.config.seed, note, overwrite=True)
                 return {"examples": done.examples, "steps": done.steps, "losses": done.losses}
 
-            if not (out / RECORD).is_file():
+            if not holds_training(out, key):
                 self.lab.stages.forget(f"{self.name} tune {pole}", key)
             training = self.lab.stages.value(f"{self.name} tune {pole}", key, train)
             condition = tuned(str(out), f"tuned-{pole}")

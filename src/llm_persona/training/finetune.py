@@ -61,21 +61,22 @@ def finetune(
     seed: int = 0,
     note: str = "",
     progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
 ) -> Tuned:
     """Train a LoRA adapter on `data` and write it to `out` as a PEFT folder with a model card.
 
     Loss is on the answers' tokens and their end-of-turn only. Answers to the same prompt share its
     computation and do not see one another. The subject is as before afterwards. A training that was
     killed starts again from its last epoch; a finished one with the same data, recipe, seed and model is
-    not repeated.
+    not repeated. `overwrite` replaces a finished training of ours that had other settings.
 
     Raises:
         UserError: nothing to train on, the subject already carries an adapter, or `out` holds another training.
     """
     recipe = recipe or Recipe()
     folder = Path(out)
-    key = digest([data.digest, asdict(recipe), seed, subject.identity])
-    done = _finished(folder, key)
+    key = training_key(subject.identity, data, recipe, seed)
+    done = _finished(folder, key, overwrite)
     if done is not None:
         return done
     if subject.adapter is not None or subject.steering_layers:
@@ -97,7 +98,18 @@ def finetune(
     return result
 
 
-def _finished(folder: Path, key: str) -> Tuned | None:
+def training_key(identity: dict[str, str], data: TrainingData, recipe: Recipe, seed: int) -> str:
+    """Digest of everything that decides a training."""
+    return digest([data.digest, asdict(recipe), seed, identity])
+
+
+def holds_training(folder: str | Path, key: str) -> bool:
+    """Whether the folder holds the finished training of that key."""
+    record = Path(folder) / RECORD
+    return record.is_file() and read_json(record).get("key") == key
+
+
+def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
     if not folder.exists():
         return None
     if not (folder / RECORD).is_file():
@@ -106,6 +118,8 @@ def _finished(folder: Path, key: str) -> Tuned | None:
         return None
     record = read_json(folder / RECORD)
     if record.get("key") != key:
+        if overwrite:
+            return None
         raise UserError(f"--out {folder}: holds a training with other data or settings; choose another folder")
     stored = dict(record["result"], folder=str(folder))
     stored["losses"] = [(int(a), float(b)) for a, b in stored["losses"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -92,11 +93,24 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        full = _disk_error(error)
+        if full is not None:
+            return _fail(f"{full}; free some space or choose another folder, finished work is kept", 2)
         return _fail(
             f"internal error: {type(error).__name__}: {one_line(str(error), 300)}; this is our fault, please report it "
             "(LLM_PERSONA_DEBUG=1 shows where)",
             1,
         )
+
+
+def _disk_error(error: BaseException) -> str | None:
+    """The reason, if a library's error comes down to a disk that is full or cannot be written."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return f"{cause.filename or 'the disk'}: {cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _fail(text: str, code: int) -> int:
