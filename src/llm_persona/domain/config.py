@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "traits": ["openness", "machiavellianism"],
         "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 4, "random_directions": 5,
-        "questions": 10, "max_new_tokens": 32, "choice_conditions": ["base"],
+        "questions": 8, "max_new_tokens": 32, "choice_conditions": ["base"], "letter_items": 12,
         "tuning_prompts": 40, "epochs": 1,
     },
     "full": {
@@ -68,6 +68,8 @@ class StudyConfig(BaseModel):
     max_new_tokens: int = Field(default=32, ge=1)
     choice_conditions: list[Literal["base", "instructed", "tuned"]] = Field(default_factory=_base_only)
     letter_modes: list[Literal["choice", "upstream"]] = Field(default_factory=_letters_only)
+    letter_items: int | None = Field(default=None, ge=2)
+    """How many test items the letter modes use (None: all)."""
     neutral_passages: int | None = Field(default=None, ge=1)
     tune: bool = True
     tuning_prompts: int = Field(default=40, ge=1)

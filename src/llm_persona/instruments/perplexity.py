@@ -29,10 +29,15 @@ class Perplexity:
         """One row a text with its own perplexity; the summary weighs every token alike."""
         found = response_logprobs(subject, self.rows)
         rows = [{"perplexity": math.exp(min(700.0, -float(x.mean()))), "tokens": len(x)} for x in found]
-        tokens = sum(len(x) for x in found)
-        total = sum(float(x.sum()) for x in found)
-        value = math.exp(min(700.0, -total / tokens)) if tokens else None
-        return Measurement("perplexity", condition, rows, {"perplexity": value, "n": len(rows), "tokens": tokens})
+        summary = {"perplexity": pooled_perplexity(rows), "n": len(rows), "tokens": sum(len(x) for x in found)}
+        return Measurement("perplexity", condition, rows, summary)
+
+
+def pooled_perplexity(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Perplexity over the tokens of several texts; None without any."""
+    tokens = sum(row["tokens"] for row in rows)
+    total = sum(math.log(row["perplexity"]) * row["tokens"] for row in rows)
+    return math.exp(min(700.0, total / tokens)) if tokens else None
 
 
 def neutral_texts() -> list[Row]:

@@ -11,7 +11,7 @@ from llm_persona.domain.measurement import Measurement
 from llm_persona.instruments.samples import Samples
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject, identify, load_subject
-from llm_persona.subject.reuse import reusing_below
+from llm_persona.subject.reuse import KeptBlocks, reusing_below
 
 
 class Instrument(Protocol):
@@ -52,16 +52,21 @@ class Lab:
         return Measurement(**self.stages.value(name, key, make))
 
     def sweep(
-        self, name: str, layer: int, conditions: Iterable[Condition], instruments: dict[str, Instrument]
+        self,
+        name: str,
+        kept: KeptBlocks,
+        layer: int,
+        conditions: Iterable[Condition],
+        instruments: dict[str, Instrument],
     ) -> list[dict[str, Measurement]]:
-        """Several conditions that steer at one layer; the layers below are computed once."""
+        """Several conditions that steer at one layer; the layers below are computed once and stay in `kept`."""
         planned = list(conditions)
         known = all(
             self.stages.has(f"{name} {c.name} {what}", self._key(c, i))
             for c in planned
             for what, i in instruments.items()
         )
-        with nullcontext() if known else reusing_below(self.subject(), layer):
+        with nullcontext() if known else reusing_below(self.subject(), layer, kept):
             return [
                 {what: self.measure(f"{name} {c.name} {what}", c, i) for what, i in instruments.items()}
                 for c in planned

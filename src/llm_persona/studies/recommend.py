@@ -24,7 +24,7 @@ from llm_persona.subject.reuse import KeptBlocks, reusing_below
 
 NEAR_BEST = 0.03
 """Layers within this much of the best AUC count as near-best."""
-COST_PASSAGES = 3
+COST_PASSAGES = 2
 
 
 @dataclass(frozen=True)

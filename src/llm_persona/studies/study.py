@@ -32,8 +32,10 @@ def expected_stages(config: StudyConfig) -> int:
     choice = len(config.letter_modes) * sum(
         {"base": 1, "instructed": 2, "tuned": 2}[c] for c in config.choice_conditions
     )
-    tuning = 2 + 8 if config.tune else 0
-    return len(config.traits) * (5 * conditions + controls + choice + 3 + config.sweep_layers + tuning)
+    tuning = 4 if config.tune else 0
+    steered = 2 * len(config.doses) + 1
+    others = 3 * (conditions - len(config.doses))
+    return len(config.traits) * (others + steered + controls + choice + 6 + config.sweep_layers + tuning)
 
 
 def run_study(config: StudyConfig, out: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[s
     if config.tune:
         phase(lambda s: s.tuning(folder / "adapters"))
     phase(TraitStudy.written)
+    phase(lambda s: s.activation_shift(folder / "adapters"))
     results = _results(config, lab, studies)
     write_json(folder / "results.json", results)
     write_report(folder)

@@ -18,13 +18,14 @@ from llm_persona.domain.items import Items
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import POLES, Trait, load_trait
-from llm_persona.instruments.perplexity import Perplexity, neutral_texts
+from llm_persona.instruments.perplexity import Perplexity, neutral_texts, pooled_perplexity
 from llm_persona.instruments.projection import Projection
 from llm_persona.instruments.samples import Samples
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.extraction import Extraction, extract, labelled_rows
 from llm_persona.studies.lab import Instrument, Lab
 from llm_persona.subject.packing import Row
+from llm_persona.subject.reuse import KeptBlocks
 from llm_persona.training.data import from_items
 from llm_persona.training.finetune import PERSONA, Recipe, finetune, holds_training, training_key
 
@@ -62,7 +63,9 @@ class TraitStudy:
         """What is measured under a kind of condition."""
         found: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
         if kind in self.config.choice_conditions:
-            found |= {mode: TraitBenchmark(self.test, mode) for mode in self.config.letter_modes}
+            found |= {
+                mode: TraitBenchmark(self.test[: self.config.letter_items], mode) for mode in self.config.letter_modes
+            }
         found["neutral"] = Perplexity(neutral_texts()[: self.config.neutral_passages])
         if kind != "steered":  # those are generated together
             found["samples"] = self.samples
@@ -125,12 +128,13 @@ class TraitStudy:
     def steering(self, others: dict[str, PersonaVector]) -> None:
         """Every dose at the recommended layer, and the controls beside it."""
         conditions = steered(self.persona, self.layer, tuple(self.config.doses), self.name)
-        found = self.lab.sweep(self.name, self.layer, conditions, self.instruments("steered"))
+        kept = KeptBlocks([self.layer])
+        found = self.lab.sweep(self.name, kept, self.layer, conditions, self.instruments("steered"))
         written = self.lab.sweep_samples(self.name, conditions, self.samples)
         for condition, measured, samples in zip(conditions, found, written, strict=True):
             self.measured[condition.name] = {**measured, "samples": samples}
         self.results["steering"] = [self._steered(c) for c in conditions]
-        self._controls(others)
+        self._controls(others, kept)
 
     def _steered(self, condition: Condition) -> dict[str, Any]:
         dose = condition.steers[0].dose or 0.0
@@ -142,7 +146,7 @@ class TraitStudy:
             **self._shift(condition.name),
         }
 
-    def _controls(self, others: dict[str, PersonaVector]) -> None:
+    def _controls(self, others: dict[str, PersonaVector], kept: KeptBlocks) -> None:
         """Random directions and other traits' vectors, at the same layer and dose."""
         dose = self.config.sweep_dose
         wrong = {f"random-{n}": random_like(self.persona, n) for n in range(self.config.random_directions)}
@@ -153,7 +157,7 @@ class TraitStudy:
             for d in ((dose,) if name.startswith("random-") else (-dose, dose))
         ]
         benchmark: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
-        found = self.lab.sweep(self.name, self.layer, conditions, benchmark)
+        found = self.lab.sweep(self.name, kept, self.layer, conditions, benchmark)
         base = self.measured["base"]["likelihood"].rows
         shifts = {c.name: paired_shift(m["likelihood"].rows, base) for c, m in zip(conditions, found, strict=True)}
         random = [s for name, s in shifts.items() if name.startswith("control random-")]
@@ -175,28 +179,28 @@ class TraitStudy:
 
     def written(self) -> None:
         """What was written: the base reads every condition's answers, by the reader vector and for perplexity."""
-        base_rows = self._answers("base")
-        readings = {}
-        for name, measured in self.measured.items():
-            if "samples" not in measured:
-                continue
-            rows = self._answers(name)
-            readings[name] = {
-                "projection": self.lab.read(f"{self.name} read {name}", Projection(rows, self.reader, self.layer)),
-                "perplexity": self.lab.read(
-                    f"{self.name} perplexity of {name}", Perplexity([Row(r.prompt, r.text) for r in rows])
-                ),
-            }
-        self.readings = readings
-        before = {r["group"]: r["projection"] for r in readings["base"]["projection"].rows}
+        names = [name for name, measured in self.measured.items() if "samples" in measured]
+        rows = {name: self._answers(name) for name in names}
+        together = [row for name in names for row in rows[name]]
+        projection = self.lab.read(f"{self.name} read answers", Projection(together, self.reader, self.layer))
+        surprise = self.lab.read(
+            f"{self.name} perplexity of answers", Perplexity([Row(r.prompt, r.text) for r in together])
+        )
+        self.readings: dict[str, dict[str, float]] = {}
+        perplexities = {}
+        start = 0
+        for name in names:
+            part = slice(start, start + len(rows[name]))
+            self.readings[name] = {r["group"]: r["projection"] for r in projection.rows[part]}
+            perplexities[name] = pooled_perplexity(surprise.rows[part])
+            start = part.stop
+        before = self.readings["base"]
         for place, name in self._places():
-            if name not in readings:
-                continue
-            after = {r["group"]: r["projection"] for r in readings[name]["projection"].rows}
+            after = self.readings[name]
             both = [g for g in before if g in after]
             shift = paired_means([after[g] for g in both], [before[g] for g in both])
             gaps = [x / self.gap if x is not None else None for x in (shift["mean"], *shift["ci"])]
-            place["response_perplexity"] = readings[name]["perplexity"].summary["perplexity"]
+            place["response_perplexity"] = perplexities[name]
             place["written"] = {
                 "projection_shift": shift["mean"],
                 "projection_shift_ci": shift["ci"],
@@ -204,7 +208,7 @@ class TraitStudy:
                 "shift_in_pole_gaps_ci": gaps[1:],
                 "p_value": shift["p_value"],
                 "n": shift["n"],
-                "n_empty": len(base_rows) - len(both),
+                "n_empty": len(before) - len(both),
             }
 
     def _places(self) -> list[tuple[dict[str, Any], str]]:
@@ -256,29 +260,37 @@ class TraitStudy:
                 "seeds": 1,
                 **self._summary(measured),
                 **self._shift(condition.name),
-                "projection": self._activation_shift(condition),
             }
 
-    def _activation_shift(self, condition: Condition) -> dict[str, Any]:
+    def activation_shift(self, folder: Path) -> None:
         """Author: the base reads the tuned answers, less its own. Reader: the tuned reads the base's answers, less
         the base reading them. Both: the tuned reads its own. In projection units of the reader vector."""
-        rows = {"base": self._answers("base"), "tuned": self._answers(condition.name)}
-        shared = {r.group for r in rows["base"]} & {r.group for r in rows["tuned"]}
-        found = {}
-        for reader, state in (("base", BASE), ("tuned", condition)):
-            for author, answers in rows.items():
-                kept = [r for r in answers if r.group in shared]
-                name = f"{self.name} {condition.name}: {reader} reads {author}"
-                measurement = self.lab.measure(name, state, Projection(kept, self.reader, self.layer))
-                found[reader, author] = [r["projection"] for r in measurement.rows]
-        start = found["base", "base"]
-        return {
-            "layer": self.layer,
-            "pole_gap": self.gap,
-            "author": paired_means(found["base", "tuned"], start),
-            "reader": paired_means(found["tuned", "base"], start),
-            "both": paired_means(found["tuned", "tuned"], start),
-        }
+        for pole, row in self.results["tuned"].items():
+            name = f"tuned-{pole}"
+            condition = tuned(str(folder / f"{self.name}-{pole}"), name)
+            answers = {author: self._answers(author) for author in ("base", name)}
+            together = [r for author in answers.values() for r in author]
+            reading = self.lab.measure(
+                f"{self.name} read by {name}", condition, Projection(together, self.reader, self.layer)
+            )
+            found = [r["projection"] for r in reading.rows]
+            split = len(answers["base"])
+            groups = [r.group for r in together]
+            by_base = dict(zip(groups[:split], found[:split], strict=True))
+            by_tuned = dict(zip(groups[split:], found[split:], strict=True))
+            start, author = self.readings["base"], self.readings[name]
+            both = [g for g in start if g in author]
+
+            def shift(values: dict[str, float], both: list[str] = both, start: dict[str, float] = start) -> Any:
+                return paired_means([values[g] for g in both], [start[g] for g in both])
+
+            row["projection"] = {
+                "layer": self.layer,
+                "pole_gap": self.gap,
+                "author": shift(author),
+                "reader": shift(by_base),
+                "both": shift(by_tuned),
+            }
 
     def _answers(self, name: str) -> list[Response]:
         """The non-empty answers written under a condition, to be read without any instruction."""

@@ -54,6 +54,15 @@ class Packed:
     spans: list[tuple[int, int, int, int, int]]
     trunks: list[int]
 
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the model's forward takes."""
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "attention_mask": self.attention_mask,
+        }
+
 
 @dataclass(frozen=True)
 class Row:

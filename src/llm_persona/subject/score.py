@@ -10,6 +10,7 @@ import torch
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
+from llm_persona.subject.logits import logits_at
 from llm_persona.subject.packing import Row, plan, plan_rendered
 
 
@@ -24,20 +25,16 @@ def response_logprobs(
     """
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for packed in plan(subject, rows):
-        first = min(span[4] for span in packed.spans)
-        keep = torch.arange(first, packed.input_ids.shape[1], device=packed.input_ids.device)
-        logits = subject.model(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=packed.attention_mask,
-            use_cache=False,
-            logits_to_keep=keep,
-        ).logits
-        for sequence, row, start, end, previous in packed.spans:
-            predicting = logits[sequence, previous - first : end - 1 - first].float()
-            targets = packed.input_ids[sequence, start:end]
-            taken = predicting.gather(1, targets[:, None])[:, 0] - predicting.logsumexp(dim=1)
-            found[row] = taken.double().cpu().numpy()
+        lengths = [end - start for _, _, start, end, _ in packed.spans]
+        sequences = torch.tensor([s[0] for s, n in zip(packed.spans, lengths, strict=True) for _ in range(n)])
+        places = torch.tensor([t for s in packed.spans for t in (s[4], *range(s[2], s[3] - 1))])
+        targets = torch.tensor([t for s in packed.spans for t in range(s[2], s[3])])
+        sequences, places, targets = (x.to(subject.device) for x in (sequences, places, targets))
+        logits = logits_at(subject.model, packed.inputs, sequences, places).float()
+        wanted = packed.input_ids[sequences, targets]
+        taken = logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)
+        for span, values in zip(packed.spans, taken.double().cpu().split(lengths), strict=True):
+            found[span[1]] = values.numpy()
         if progress is not None:
             progress(len(packed.spans))
     return found
@@ -62,16 +59,8 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
     wanted = torch.tensor(list(tokens), device=subject.device)
     rendered = [Rendered(list(p), len(p), len(p)) for p in prompts]
     for packed in plan_rendered(subject, rendered, [number // 2 for number in range(len(prompts))]):
-        ends = torch.tensor([span[4] for span in packed.spans], device=subject.device)
-        keep, place = ends.unique(return_inverse=True)
-        logits = subject.model(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=packed.attention_mask,
-            use_cache=False,
-            logits_to_keep=keep,
-        ).logits
         sequences = torch.tensor([span[0] for span in packed.spans], device=subject.device)
-        chances = logits[sequences, place].float().softmax(dim=1)[:, wanted]
+        ends = torch.tensor([span[4] for span in packed.spans], device=subject.device)
+        chances = logits_at(subject.model, packed.inputs, sequences, ends).float().softmax(dim=1)[:, wanted]
         found[[span[1] for span in packed.spans]] = chances.double().cpu().numpy()
     return found

@@ -15,6 +15,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.store import digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
+from llm_persona.subject.logits import logits_at
 from llm_persona.subject.packing import Tree, pack
 from llm_persona.training.data import TrainingData, training_trees
 
@@ -152,24 +153,16 @@ def collate(trees: list[Tree], pad_id: int, dtype: torch.dtype) -> dict[str, tor
 
 
 def answer_loss(model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None = None) -> torch.Tensor:
-    """Cross-entropy on labelled tokens; logits only from the first labelled place on.
+    """Cross-entropy on labelled tokens; logits at the places that predict them and nowhere else.
 
     The token before a labelled one predicts it: a branch always begins with a token of the prompt.
     """
     labels = inputs["labels"]
-    first = int((labels != -100).any(dim=0).nonzero()[0]) - 1
-    keep = torch.arange(first, labels.shape[1] - 1, device=labels.device)
-    logits = model(
-        input_ids=inputs["input_ids"],
-        position_ids=inputs["position_ids"],
-        attention_mask=inputs["attention_mask"],
-        use_cache=False,
-        logits_to_keep=keep,
-    ).logits
-    targets = labels[:, first + 1 :]
-    wanted = targets != -100
-    total = torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
-    return total / (items if items is not None else wanted.sum())
+    sequences, places = (labels != -100).nonzero(as_tuple=True)
+    kept = {name: inputs[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    logits = logits_at(model, kept, sequences, places - 1)
+    total = torch.nn.functional.cross_entropy(logits.float(), labels[sequences, places], reduction="sum")
+    return total / (items if items is not None else len(places))
 
 
 def _train(
