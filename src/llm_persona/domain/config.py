@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": {
         "traits": "all",
         "doses": [-0.4, -0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3, 0.4],
-        "sweep_layers": 9, "random_directions": 10,
+        "sweep_layers": 7, "random_directions": 10,
         "questions": 15, "max_new_tokens": 64,
         "choice_conditions": ["base", "instructed", "tuned"], "letter_modes": ["choice", "upstream"],
         "tuning_prompts": 40, "epochs": 2,
@@ -61,7 +61,8 @@ class StudyConfig(BaseModel):
     select_items: int | None = Field(default=None, ge=2)
     test_items: int | None = Field(default=None, ge=2)
     doses: list[float] = Field(default_factory=list)
-    sweep_layers: int = Field(default=5, ge=1, le=9)
+    sweep_layers: int = Field(default=5, ge=1, le=7)
+    """Layers of the coarse sweep; the best-read one and up to two finer ones come on top (at most ten)."""
     sweep_dose: float = Field(default=0.2, gt=0)
     random_directions: int = Field(default=5, ge=0)
     questions: int = Field(default=10, ge=1)

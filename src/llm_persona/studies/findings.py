@@ -57,13 +57,14 @@ def _representation(trait: dict[str, Any]) -> tuple[str, str]:
     lexical = vector["controls"]["lexical_auc"]
     text = (
         f"At layer {layer} the vector tells high from low responses to {vector['n_groups']} unseen questions with AUC "
-        f"{number(row['auc'])} ({interval(row['auc_ci'])}; family-wise p = {row['p_family']:.3g}); "
+        f"{number(row['auc'])} ({interval(row['auc_ci'])}; family-wise p = {row['p_family']:.2g}); "
         f"a bag of words reaches {number(lexical)}."
     )
     if row["p_family"] >= ALPHA:
         return text + " This is not distinguishable from chance.", "absent"
-    if lexical is not None and lexical >= row["auc"]:
-        return text + " Since single words do as well, the AUC alone is no evidence for more than vocabulary.", "mixed"
+    if lexical is not None and lexical >= row["auc_ci"][0]:
+        words = " That is within the vector's interval or above: the AUC alone shows no more than vocabulary."
+        return text + words, "mixed"
     return text, "shown"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 from llm_persona.domain.condition import BASE, Condition
@@ -43,13 +44,25 @@ class Lab:
 
     def measure(self, name: str, condition: Condition, instrument: Instrument) -> Measurement:
         """The measurement, from the store if it is there."""
-        key = self._key(condition, instrument)
+        return self.measure_all(name, condition, {"": instrument})[""]
 
-        def make() -> Any:
-            with self.subject().under(condition) as subject:
-                return instrument.measure(subject, condition.name).as_json()
+    def measure_all(
+        self, prefix: str, condition: Condition, instruments: dict[str, Instrument]
+    ) -> dict[str, Measurement]:
+        """Every instrument under one condition, which is entered once and only if something is missing."""
+        keys = {what: self._key(condition, instrument) for what, instrument in instruments.items()}
+        known = all(self.stages.has(f"{prefix} {what}".strip(), key) for what, key in keys.items())
+        with nullcontext() if known else self.subject().under(condition):
+            found = {
+                what: self.stages.value(
+                    f"{prefix} {what}".strip(), keys[what], partial(self._measured, instrument, condition.name)
+                )
+                for what, instrument in instruments.items()
+            }
+        return {what: Measurement(**value) for what, value in found.items()}
 
-        return Measurement(**self.stages.value(name, key, make))
+    def _measured(self, instrument: Instrument, name: str) -> Any:
+        return instrument.measure(self.subject(), name).as_json()
 
     def sweep(
         self,

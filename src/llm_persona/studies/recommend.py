@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from llm_persona.subject.reuse import KeptBlocks, reusing_below
 
 NEAR_BEST = 0.03
 """Layers within this much of the best AUC count as near-best."""
-COST_PASSAGES = 2
+COST_PASSAGES = 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def recommend(
 ) -> Recommendation:
     """Sweep a few layers at +dose and -dose on the select split, and choose.
 
-    Effect is the mean preference at +dose less that at -dose, item by item (likelihood mode). Cost is the
+    The sweep is coarse first; then the layers halfway between the one of largest effect and its neighbours are
+    added. Effect is the mean preference at +dose less that at -dose, item by item (likelihood mode). Cost is the
     larger of the two neutral perplexities over base. `quality` is the best held-out AUC on these items,
     `effect` the largest effect, `balanced` the largest effect among the layers whose AUC is within .03 of
     the best and whose cost is at most 1.6. Where no layer is, the best-read one is taken and said so.
@@ -95,13 +97,13 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """Measure each layer of the sweep; `subject` is called only when something has to be measured."""
     texts = neutral_texts()[:COST_PASSAGES]
-    chosen = sweep_layers(vector.n_layers, layers, best)
+    coarse = sweep_layers(vector.n_layers, layers, best)
     base: dict[str, Any] = {}
 
     def prepare(model: Subject) -> None:
         """One pass of the base keeps what every layer of the sweep starts from."""
-        base["kept"] = KeptBlocks(chosen)
-        with reusing_below(model, max(chosen), base["kept"]):
+        base["kept"] = KeptBlocks(range(vector.n_layers))
+        with reusing_below(model, vector.n_layers - 1, base["kept"]):
             TraitBenchmark(items).measure(model)
             base["perplexity"] = Perplexity(texts).measure(model).summary["perplexity"]
 
@@ -119,7 +121,19 @@ def run_sweep(
         moved = [a - b for a, b in zip(*preferences, strict=True) if a is not None and b is not None]
         return {"layer": layer, "dose": dose, "effect": float(np.mean(moved)), "cost": max(costs), "n": len(moved)}
 
-    return [stages.value(f"sweep layer {layer}", [key, layer, dose], partial(at, layer)) for layer in chosen]
+    def measured(chosen: list[int]) -> list[dict[str, Any]]:
+        return [stages.value(f"sweep layer {layer}", [key, layer, dose, texts], partial(at, layer)) for layer in chosen]
+
+    first = measured(coarse)
+    return sorted([*first, *measured(finer_layers(first))], key=lambda p: int(p["layer"]))
+
+
+def finer_layers(sweep: list[dict[str, Any]]) -> list[int]:
+    """The layers halfway between the swept one of largest effect and its swept neighbours."""
+    layers = sorted(int(p["layer"]) for p in sweep)
+    place = layers.index(int(max(sweep, key=lambda p: p["effect"])["layer"]))
+    halfway = {(a + b) // 2 for a, b in pairwise(layers[max(0, place - 1) : place + 2])}
+    return sorted(halfway - set(layers))
 
 
 def choose(vector: PersonaVector, quality: Quality, sweep: list[dict[str, Any]], dose: float) -> Recommendation:

@@ -78,10 +78,7 @@ class TraitStudy:
 
     def measure(self, kind: str, condition: Condition) -> dict[str, Measurement]:
         """Apply the instruments of `kind` under `condition` and keep the measurements."""
-        found = {
-            what: self.lab.measure(f"{self.name} {condition.name} {what}", condition, instrument)
-            for what, instrument in self.instruments(kind).items()
-        }
+        found = self.lab.measure_all(f"{self.name} {condition.name}", condition, self.instruments(kind))
         self.measured[condition.name] = found
         return found
 

@@ -32,7 +32,7 @@ def vectors() -> None:
               default="response_mean", show_default=True)  # fmt: skip
 @click.option("--high-adapter", help="For --source tuned: the adapter tuned to the high pole.")
 @click.option("--low-adapter", help="For --source tuned: the adapter tuned to the low pole.")
-@click.option("--sweep-layers", default=5, show_default=True, type=click.IntRange(1, 9))
+@click.option("--sweep-layers", default=5, show_default=True, type=click.IntRange(1, 7))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N items or questions per split.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="Vector file to write (.safetensors).")
 @seed_option
