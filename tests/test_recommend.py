@@ -54,10 +54,15 @@ def test_a_sweep_has_at_most_ten_layers_all_in_the_model(n_layers, count, data):
 
 
 def trait(slope_ci, moved, random):
-    shift = {"preference_shift": moved, "preference_shift_ci": [moved - 0.01, moved + 0.01], "score_shift": 0.0}
+    shift = {
+        "preference_shift": moved,
+        "preference_shift_ci": [moved - 0.01, moved + 0.01],
+        "score_shift": 0.0,
+        "p_value": 0.001,
+    }
     base = {"score": 50.0, "score_ci": [30.0, 70.0], "n": 25, "n_unscored": 0, "headroom": True}
     layer = {"auc": 0.9, "auc_ci": [0.8, 0.95], "p_family": 0.001}
-    written = {"shift_in_pole_gaps": 0.1, "shift_in_pole_gaps_ci": [-0.2, 0.4], "n": 8}
+    written = {"shift_in_pole_gaps": 0.1, "shift_in_pole_gaps_ci": [-0.2, 0.4], "n": 8, "p_value": 0.4}
     return {
         "baseline": base,
         "vector": {"recommended": {"balanced": 0}, "layers": [layer], "n_groups": 25, "controls": {"lexical_auc": 0.6}},
@@ -71,7 +76,13 @@ def trait(slope_ci, moved, random):
 
 @pytest.mark.parametrize(
     ("slope_ci", "moved", "random", "evidence"),
-    [([30.0, 50.0], 0.1, 0.01, "shown"), ([30.0, 50.0], 0.1, 0.06, "mixed"), ([-5.0, 50.0], 0.1, 0.01, "absent")],
+    [
+        ([-50.0, -30.0], 0.1, 0.01, "absent"),
+        ([30.0, 50.0], 0.1, None, "mixed"),
+        ([30.0, 50.0], 0.1, 0.01, "shown"),
+        ([30.0, 50.0], 0.1, 0.06, "mixed"),
+        ([-5.0, 50.0], 0.1, 0.01, "absent"),
+    ],
 )
 def test_sentences_say_what_intervals_and_nulls_allow(slope_ci, moved, random, evidence):
     found = {f["claim"]: f for f in findings({"traits": {"x": trait(slope_ci, moved, random)}})}

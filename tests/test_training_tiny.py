@@ -125,3 +125,37 @@ def test_an_adapter_of_another_model_is_refused_and_leaves_no_trace(tmp_path):
     with pytest.raises(UserError, match="does not fit"), other.under(tuned(str(tmp_path / "a"))):
         pass
     np.testing.assert_array_equal(record(other, ROWS).values, before)
+
+
+def test_a_checkpoint_that_was_cut_off_while_written_is_removed_and_training_goes_on(tmp_path):
+    def kill(step, total):
+        if step == total // 2 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(make_subject(), DATA, tmp_path / "a", RECIPE, progress=kill)
+    state = next(tmp_path.rglob("trainer_state.json"))
+    state.write_text(state.read_text()[:40])
+    done = finetune(make_subject(), DATA, tmp_path / "a", RECIPE)
+    assert done.steps == 6
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("key", ["modules_to_save", "bias"])
+def test_an_adapter_that_replaces_base_weights_is_refused(tmp_path, key):
+    finetune(make_subject(), DATA, tmp_path / "a", RECIPE)
+    path = tmp_path / "a" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: ["lm_head"] if key != "bias" else "all"}))
+    subject = make_subject()
+    with pytest.raises(UserError, match=f"replaces base weights .{key}"), subject.under(tuned(str(tmp_path / "a"))):
+        pass
+
+
+def test_a_model_that_takes_no_packed_mask_is_trained_and_read_one_response_at_a_time(tmp_path):
+    shared, alone = make_subject(), make_subject()
+    alone.shares_prompts = False
+    np.testing.assert_allclose(record(alone, ROWS).values, record(shared, ROWS).values, atol=1e-5)
+    recipe = Recipe(rank=2, epochs=1, prompts_per_step=12)
+    a = finetune(shared, DATA, tmp_path / "a", recipe).losses[0][1]
+    b = finetune(alone, DATA, tmp_path / "b", recipe).losses[0][1]
+    assert a == pytest.approx(b, abs=1e-4)

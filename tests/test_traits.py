@@ -65,3 +65,11 @@ def _plain(value):
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def test_one_question_cannot_stand_in_two_splits():
+    trait = load_trait("openness")
+    items = [dict(record) for record in trait.items]
+    items[1] = {**items[0], "id": "copy", "split": "test"}
+    with pytest.raises(UserError, match="stands there twice"):
+        _ = Trait(**{**trait.model_dump(), "items": items}).bank

@@ -76,7 +76,7 @@ class PoleWords(_Strict):
 
 
 class Trait(_Strict):
-    """Everything llm-persona knows of one trait. `docs/traits.md` explains each field."""
+    """Everything llm-persona knows of one trait. `llm-persona traits new` writes a template that explains it."""
 
     format: Literal[1]
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{1,40}$")
@@ -122,6 +122,10 @@ class Trait(_Strict):
         twice = next((i for i in ids if ids.count(i) > 1), None)
         if twice:
             raise UserError(f"trait {self.name}: item id {twice!r} occurs twice")
+        contents = [item.content_digest for item in items]
+        copy = next((i.id for i in items if contents.count(i.content_digest) > 1), None)
+        if copy:
+            raise UserError(f"trait {self.name}: item {copy!r} stands there twice; splits must not share a question")
         return tuple(items)
 
     @property

@@ -28,16 +28,21 @@ class Perplexity:
     def measure(self, subject: Subject, condition: str = "base") -> Measurement:
         """One row a text with its own perplexity; the summary weighs every token alike."""
         found = response_logprobs(subject, self.rows)
-        rows = [{"perplexity": math.exp(min(700.0, -float(x.mean()))), "tokens": len(x)} for x in found]
+        rows = [{"perplexity": _exponential(-float(x.mean())), "tokens": len(x)} for x in found]
         summary = {"perplexity": pooled_perplexity(rows), "n": len(rows), "tokens": sum(len(x) for x in found)}
         return Measurement("perplexity", condition, rows, summary)
 
 
+def _exponential(surprise: float) -> float | None:
+    return math.exp(min(700.0, surprise)) if math.isfinite(surprise) else None
+
+
 def pooled_perplexity(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Perplexity over the tokens of several texts; None without any."""
+    """Perplexity over the tokens of several texts; None without any, or where one was not finite."""
     tokens = sum(row["tokens"] for row in rows)
-    total = sum(math.log(row["perplexity"]) * row["tokens"] for row in rows)
-    return math.exp(min(700.0, total / tokens)) if tokens else None
+    if not tokens or any(row["perplexity"] is None for row in rows):
+        return None
+    return _exponential(sum(math.log(row["perplexity"]) * row["tokens"] for row in rows) / tokens)
 
 
 def neutral_texts() -> list[Row]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.controls import length_auc, lexical_auc, random_auc, sentiment_auc, shuffled_auc
@@ -114,7 +114,7 @@ def extract(
             **identity,
             "source": source,
             "position": position,
-            "items": rows.made_from,
+            "items": sorted({*rows.made_from, *sweep_items.ids}),
             "seed": seed,
             "versions": versions(),
             "git": git_revision(),
@@ -124,6 +124,8 @@ def extract(
     sweep_key = [key, rows.fit, sweep_items.digest]
     sweep = run_sweep(subject, vector, sweep_items, layers, dose, chosen_on.best, _named(stages, trait), sweep_key)
     recommended = choose(vector, chosen_on, sweep, dose)
+    kept = {k: v for k, v in recommended.as_json().items() if k != "sweep"}
+    vector = replace(vector, meta={**vector.meta, "recommended": kept})
     quality = assess(acts["test"], vector, seed=seed)
     layer = recommended.balanced
     texts = {name: [r.text for r in part] for name, part in parts.items()}
@@ -156,15 +158,23 @@ def source_rows(
     source: str,
     adapters: tuple[str | None, str | None] = (None, None),
     limit: int | None = None,
+    position: Position = "response_mean",
 ) -> Rows:
     """The contrast's rows for a source: labelled responses, prompted answers, or tuned models' own answers.
 
     Prompted and tuned answers are made to the trait's open questions and read under no instruction.
     """
+    if position != "response_mean" and source != "prompted":
+        raise UserError(
+            f"--position {position}: {source} rows of both poles share their prompts, so nothing could differ there; "
+            "use response_mean, or --source prompted"
+        )
     if source == "labelled":
         return labelled_rows(items)
     if source == "prompted":
-        return Rows(*(prompted(subject, trait, split, limit=limit) for split in SPLITS))
+        # Prompt positions only differ while the instruction is in the prompt; such vectors see the instruction itself.
+        read: Literal["reader", "author"] = "reader" if position == "response_mean" else "author"
+        return Rows(*(prompted(subject, trait, split, read=read, limit=limit) for split in SPLITS))
     return Rows(*(_tuned_rows(subject, trait, split, adapters, limit) for split in SPLITS))
 
 

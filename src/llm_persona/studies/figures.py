@@ -98,7 +98,6 @@ def _dose(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
 
     base = {**trait["baseline"], "dose": 0.0}
     points = sorted([*trait["steering"], base], key=lambda p: p["dose"])
-    x = [p["dose"] for p in points]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 4.2), sharex=True, height_ratios=[3, 2])
     usable = trait["dose_response"]["usable_range"]
     for axis in (top, bottom):
@@ -115,17 +114,26 @@ def _dose(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
     )  # fmt: skip
     controls = trait["controls"]
     for shift in controls["random"]:
+        if shift["score_shift"] is None:
+            continue
         top.plot(controls["dose"], (base["score"] or 0) + shift["score_shift"], marker="x", color=NEUTRAL, ms=4, lw=0)
     if controls["random"]:
         top.plot([], [], marker="x", color=NEUTRAL, ms=4, lw=0, label="random directions")
     top.set(ylabel="high answers (%)", ylim=(-3, 103), title=f"{name}: dose-response at layer {controls['layer']}")
     top.legend(frameon=False, fontsize=7, loc="upper left")
-    bottom.plot(x, [p["perplexity"] for p in points], color=NEUTRAL, marker="s", ms=3, lw=1.2, label="neutral text")
+    costs = [(p["dose"], p["perplexity"]) for p in points if p["perplexity"] is not None]
+    bottom.plot(*zip(*costs, strict=True), color=NEUTRAL, marker="s", ms=3, lw=1.2, label="neutral text")
     answers = [(p["dose"], p["response_perplexity"]) for p in points if p.get("response_perplexity") is not None]
-    bottom.plot(*zip(*answers, strict=True), color=LOW, marker="^", ms=3, lw=1.2, label="its own answers, read by base")
+    if answers:
+        bottom.plot(
+            *zip(*answers, strict=True), color=LOW, marker="^", ms=3, lw=1.2, label="its own answers, read by base"
+        )
     bottom.set(xlabel="dose (share of the layer's activation norm)", ylabel="perplexity", yscale="log")
     bottom.legend(frameon=False, fontsize=7)
-    ends = f"from {points[0]['score']:.0f}% at dose {x[0]:+g} to {points[-1]['score']:.0f}% at dose {x[-1]:+g}"
+    ends = "no dose was scored"
+    if scored:
+        a, b = scored[0], scored[-1]
+        ends = f"from {a['score']:.0f}% at dose {a['dose']:+g} to {b['score']:.0f}% at dose {b['dose']:+g}"
     return (
         figure,
         f"Score and perplexity against steering dose for {name}: {ends}; usable from {usable[0]:+g} to {usable[1]:+g}.",

@@ -15,6 +15,10 @@ def findings(results: dict[str, Any]) -> list[dict[str, Any]]:
     """
     found = []
     for name, trait in results["traits"].items():
+        if trait["baseline"]["score"] is None:
+            text = f"Not one of {trait['baseline']['n']} items could be scored, so nothing is said of this trait."
+            found.append({"trait": name, "claim": "baseline", "text": text, "evidence": "absent"})
+            continue
         for claim in (_baseline, _representation, _control, _writing, _instruction, _tuning):
             entry = claim(trait)
             if entry is not None:
@@ -35,7 +39,10 @@ def interval(ci: list[float | None], digits: int = 2) -> str:
     return f"95% interval {ci[0]:.{digits}f} to {ci[1]:.{digits}f}"
 
 
-def _clear(ci: list[float | None]) -> bool:
+def _clear(ci: list[float | None], p_value: float | None = 0.0) -> bool:
+    """Clear of zero by its interval and, where there is one, by its p-value (few pairs can have the one alone)."""
+    if p_value is None or p_value >= ALPHA:
+        return False
     return ci[0] is not None and ci[1] is not None and (ci[0] > 0 or ci[1] < 0)
 
 
@@ -90,9 +97,13 @@ def _control(trait: dict[str, Any]) -> tuple[str, str]:
             f". At dose {dose:+g} the vector moves preference by {100 * moved:.1f} points, "
             f"{controls['n_random']} random directions of the same norm by {100 * random:.1f} on average"
         )
-    if not _clear(response["slope_ci"]) or response["slope"] <= 0:
+    if not _clear(response["slope_ci"]):
         return text + ". The slope's interval does not exclude zero: control is not shown.", "absent"
-    if random is not None and moved is not None and moved <= 2 * random:
+    if response["slope"] <= 0:
+        return text + ". That is the wrong direction: the vector does not control the trait as its poles say.", "absent"
+    if moved is None or random is None:
+        return text + ". No random direction was measured at the same dose: the effect has no control.", "mixed"
+    if moved <= 2 * random:
         return (
             text + ". That is less than twice the random movement: the effect is not specific to the vector.",
             "mixed",
@@ -119,7 +130,7 @@ def _writing(trait: dict[str, Any]) -> tuple[str, str] | None:
                 f"({interval(written['shift_in_pole_gaps_ci'])}, n = {written['n']})"
             )
             right = (written["shift_in_pole_gaps"] or 0) * point["dose"] > 0
-            clear.append(_clear(written["shift_in_pole_gaps_ci"]) and right)
+            clear.append(right and _clear(written["shift_in_pole_gaps_ci"], written["p_value"]))
     text = "Read by the unsteered model with a vector from other items, steered answers shift by " + " and ".join(parts)
     if all(clear):
         return text + ".", "shown"
@@ -132,7 +143,7 @@ def _instruction(trait: dict[str, Any]) -> tuple[str, str]:
         shift = trait["instructed"][pole]["shift"]
         parts.append(f"{number(100 * shift['preference_shift'], 1)} points ({pole})")
         right = shift["preference_shift"] * sign > 0
-        clear.append(right and _clear(shift["preference_shift_ci"]))
+        clear.append(right and _clear(shift["preference_shift_ci"], shift["p_value"]))
     text = f"A system prompt moves preference by {' and '.join(parts)}"
     if all(clear):
         return text + ", both clear of zero.", "shown"
@@ -153,6 +164,6 @@ def _tuning(trait: dict[str, Any]) -> tuple[str, str] | None:
             f"{number(100 * shift['preference_shift'], 1)} points "
             f"({interval([None if c is None else 100 * c for c in shift['preference_shift_ci']], 1)})"
         )
-        clear.append(shift["preference_shift"] * sign > 0 and _clear(shift["preference_shift_ci"]))
+        clear.append(shift["preference_shift"] * sign > 0 and _clear(shift["preference_shift_ci"], shift["p_value"]))
     text = f"Fine-tuning {'; '.join(parts)}. One seed each: indicative"
     return text + ".", "shown" if all(clear) else "mixed" if any(clear) else "absent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,10 +117,17 @@ def run_sweep(
             for sign in (1, -1):
                 with model.under(Condition(steers=(Steer(vector, layer, dose=sign * dose),))):
                     rows = TraitBenchmark(items).measure(model).rows
-                    costs.append(Perplexity(texts).measure(model).summary["perplexity"] / base["perplexity"])
+                    cost = Perplexity(texts).measure(model).summary["perplexity"]
+                    costs.append(math.inf if cost is None else cost / base["perplexity"])
                 preferences.append([row.get("preference") for row in rows])
         moved = [a - b for a, b in zip(*preferences, strict=True) if a is not None and b is not None]
-        return {"layer": layer, "dose": dose, "effect": float(np.mean(moved)), "cost": max(costs), "n": len(moved)}
+        return {
+            "layer": layer,
+            "dose": dose,
+            "effect": float(np.mean(moved)) if moved else 0.0,
+            "cost": min(max(costs), 1e6),
+            "n": len(moved),
+        }
 
     def measured(chosen: list[int]) -> list[dict[str, Any]]:
         return [stages.value(f"sweep layer {layer}", [key, layer, dose, texts], partial(at, layer)) for layer in chosen]

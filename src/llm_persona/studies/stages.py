@@ -9,10 +9,15 @@ from typing import Any, Protocol
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.provenance import versions
 from llm_persona.domain.store import digest, read_json, write_json
 
 SCHEMA = 1
 """Raised when the meaning of a stage's result changes: older stages are then made anew."""
+
+
+DECIDING = {name: versions()[name] for name in ("torch", "transformers", "peft", "numpy")}
+"""Libraries whose version may change a number: what another version made is not taken over."""
 
 
 class Reporter(Protocol):
@@ -89,7 +94,7 @@ class Stages:
         return Activations.load(path)
 
     def _key(self, name: str, key: Any) -> str:
-        return digest([SCHEMA, name, key])
+        return digest([SCHEMA, DECIDING, name, key])
 
     def _path(self, name: str, key: Any, suffix: str) -> Path:
         assert self.folder is not None

@@ -67,7 +67,7 @@ def run_study(config: StudyConfig, out: str | Path, reporter: Reporter | None = 
         raise UserError(
             f"--out {folder}: another process is running a study there; wait or choose another folder"
         ) from error
-    except PermissionError as error:
+    except (PermissionError, NotADirectoryError) as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose a writable folder") from error
 
 
@@ -80,7 +80,11 @@ def _remove_leftovers(folder: Path) -> None:
 def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[str, Any]:
     started = time.time()
     stages = Stages(folder / "stages", reporter)
-    write_text(folder / "study.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
+    settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
+    if not (folder / "study.yaml").is_file() or (folder / "study.yaml").read_text(encoding="utf-8") != settings:
+        for name in ("results.json", "report.html", "manifest.json"):  # those of other settings
+            (folder / name).unlink(missing_ok=True)
+    write_text(folder / "study.yaml", settings)
     lab = Lab(config.model, config.dtype, config.device, stages)
     studies = [open_trait(lab, config, name) for name in config.traits]
 
@@ -101,10 +105,24 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[s
     results = _results(config, lab, studies)
     write_json(folder / "results.json", results)
     write_report(folder)
-    for abandoned in (folder / "adapters").glob(".*.training-*"):  # of settings that have changed since
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _prune(folder, [s.name for s in studies])
     _manifest(folder, config, lab, stages, started)
     return results
+
+
+def _prune(folder: Path, names: list[str]) -> None:
+    """Remove what settings that have changed since left behind: half trainings, and other traits' artefacts."""
+    for abandoned in (folder / "adapters").glob(".*.training-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    for adapter in (folder / "adapters").glob("*"):
+        if adapter.name.removesuffix("-high").removesuffix("-low") not in names:
+            shutil.rmtree(adapter, ignore_errors=True)
+    for vector in (folder / "vectors").glob("*.safetensors"):
+        if vector.stem not in names:
+            vector.unlink()
+    for figure in (folder / "figures").glob("*-*.*"):
+        if figure.stem.rpartition("-")[0] not in names:
+            figure.unlink()
 
 
 def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy]) -> dict[str, Any]:

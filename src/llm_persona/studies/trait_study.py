@@ -53,6 +53,7 @@ class TraitStudy:
         self.questions = self.trait.questions_of("test")[: self.config.questions]
         self.measured: dict[str, dict[str, Measurement]] = {}
         self.results["tuned"] = {}
+        self.results["items"] = {"source": bank.source, **{name: len(part) for name, part in parts.items()}}
 
     @property
     def name(self) -> str:
@@ -157,7 +158,7 @@ class TraitStudy:
         found = self.lab.sweep(self.name, kept, self.layer, conditions, benchmark)
         base = self.measured["base"]["likelihood"].rows
         shifts = {c.name: paired_shift(m["likelihood"].rows, base) for c, m in zip(conditions, found, strict=True)}
-        random = [s for name, s in shifts.items() if name.startswith("control random-")]
+        random = [s for n, s in shifts.items() if n.startswith("control random-") and s["n"]]
         self.results["controls"] = {
             "layer": self.layer,
             "dose": dose,

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.store import read_json
 from llm_persona.subject.load import Subject
 
 MERGE_LIMIT = 2 << 30
@@ -23,6 +24,13 @@ def check_adapter(folder: str | Path) -> Path:
         raise UserError(f"adapter {str(folder)!r}: no adapter_config.json there; give a PEFT folder")
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_model.safetensors there; save it as safetensors")
+    config = read_json(path / "adapter_config.json")
+    for name, harmless in (("modules_to_save", None), ("trainable_token_indices", None), ("bias", "none")):
+        if config.get(name) not in (harmless, None, []):
+            raise UserError(
+                f"adapter {str(folder)!r}: it replaces base weights ({name}); merge it into a model folder and "
+                "give that as --model"
+            )
     return path
 
 
@@ -37,14 +45,17 @@ def adapted(subject: Subject, folder: str | Path) -> Iterator[Subject]:
     if subject.adapter is not None:
         raise UserError(f"adapter {str(folder)!r}: the subject already carries {subject.adapter!r}; leave that first")
     wrapped = _attach(subject, path)
-    saved = _weights_to_merge(subject)
     subject.adapter = str(path)
+    saved: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+    merged = False
     try:
+        saved = _weights_to_merge(subject)
         if saved:
+            merged = True
             wrapped.merge_and_unload()
         yield subject
     finally:
-        if saved:
+        if merged:
             for weight, original in saved:
                 weight.data.copy_(original)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import file_digest
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
-from llm_persona.subject.smollm2 import STAMP, smollm2_folder
+from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 
 DEFAULT_MODEL = "smollm2-135m"
+DECIDING = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
+"""Suffixes of a model folder's files that decide its numbers."""
+LARGE_FILE = 64 << 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,9 +73,17 @@ class Subject:
         return int(getattr(_text_config(self.model), "max_position_embeddings", 0) or 1 << 20)
 
     @property
+    def window(self) -> int | None:
+        """Attention window in tokens where the architecture has one (packing would lose it in longer sequences)."""
+        config = _text_config(self.model)
+        size = getattr(config, "sliding_window", None)
+        return int(size) if size and getattr(config, "use_sliding_window", True) else None
+
+    @property
     def identity(self) -> dict[str, str]:
-        """What decides its numbers: model, revision, dtype."""
-        return {"model": self.name, "revision": self.revision, "dtype": str(self.dtype).removeprefix("torch.")}
+        """What decides its numbers: model, revision, dtype, kind of device."""
+        kind = str(self.dtype).removeprefix("torch.")
+        return {"model": self.name, "revision": self.revision, "dtype": kind, "device": self.device.type}
 
     @contextmanager
     def under(self, condition: Condition) -> Iterator[Subject]:
@@ -169,8 +180,9 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
             revision = str(getattr(AutoConfig.from_pretrained(source, **extra), "_commit_hash", "") or "")
         except (OSError, ValueError) as error:
             raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
-    kind = choose_dtype(dtype, choose_device(device))
-    return {"model": model, "revision": revision, "dtype": str(kind).removeprefix("torch.")}
+    place = choose_device(device)
+    kind = str(choose_dtype(dtype, place)).removeprefix("torch.")
+    return {"model": model, "revision": revision, "dtype": kind, "device": place.type}
 
 
 def _locate(model: str) -> tuple[str, dict[str, Any], str]:
@@ -195,22 +207,31 @@ def _locate(model: str) -> tuple[str, dict[str, Any], str]:
 
 
 def folder_revision(path: Path) -> str:
-    """Identity of a local model folder: digest of its weights' index or names, sizes and headers.
+    """Identity of a local model folder: digest of every file that decides its numbers.
 
-    Hashing every byte of a large model at each start would take minutes; the safetensors header holds the
-    shapes, and the first and last mebibyte of each file change with any training.
+    Weights, configuration, tokenizer and chat template count. Digests of large files are remembered by size and
+    time of change, since hashing a large model at each start would take minutes.
     """
-    import hashlib
+    from llm_persona.domain.store import digest, read_json, write_json
 
-    hasher = hashlib.sha256((path / "config.json").read_bytes())
-    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")]):
-        size = file.stat().st_size
-        hasher.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as stream:
-            hasher.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            hasher.update(stream.read(1 << 20))
-    return hasher.hexdigest()[:16]
+    memory = cache_folder() / "digests.json"
+    try:
+        known = dict(read_json(memory))
+    except (UserError, TypeError, ValueError):
+        known = {}
+    before = dict(known)
+    parts = {}
+    for file in sorted(p for p in path.iterdir() if p.suffix in DECIDING):
+        stat = file.stat()
+        mark = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+        if stat.st_size < LARGE_FILE or mark not in known:
+            known[mark] = file_digest(file)
+        parts[file.name] = known[mark]
+    remembered = {mark: value for mark, value in known.items() if int(mark.rsplit(":", 2)[1]) >= LARGE_FILE}
+    if remembered != before:
+        with suppress(UserError):  # without a writable cache the digest is simply computed each time
+            write_json(memory, remembered)
+    return digest(parts)[:16]
 
 
 def choose_device(device: str) -> torch.device:

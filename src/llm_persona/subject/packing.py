@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from llm_persona.domain.errors import UserError
@@ -57,6 +58,8 @@ class Packed:
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
         """What the model's forward takes."""
+        if self.attention_mask.dim() == 2:  # one branch a sequence: the plain inputs that every model takes
+            return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
@@ -124,32 +127,45 @@ def batches(trees: Sequence[Tree], budget: int = TOKEN_BUDGET) -> Iterator[list[
         yield batch
 
 
-def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.dtype) -> Packed:
-    """Lay trees out as a right-padded batch with an additive mask [batch, 1, length, length]."""
+def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.dtype, plain: bool = False) -> Packed:
+    """Lay trees out as a right-padded batch with an additive mask [batch, 1, length, length].
+
+    `plain` (only for trees of one branch) gives the ordinary mask [batch, length] instead.
+    """
     width = max(tree.length for tree in trees)
-    ids = torch.full((len(trees), width), pad_id, dtype=torch.long)
-    positions = torch.zeros((len(trees), width), dtype=torch.long)
-    allowed = torch.zeros((len(trees), width, width), dtype=torch.bool)
+    ids = np.full((len(trees), width), pad_id, dtype=np.int64)
+    positions = np.zeros((len(trees), width), dtype=np.int64)
+    causal = np.tri(width, dtype=bool)
+    allowed = np.broadcast_to(np.eye(width, dtype=bool), (len(trees), width, width)).copy()
+    # (the diagonal: a padding token sees itself, so that no row of the softmax is empty)
     spans = []
     for number, tree in enumerate(trees):
         trunk = len(tree.trunk)
-        ids[number, :trunk] = torch.tensor(tree.trunk, dtype=torch.long)
-        positions[number, :trunk] = torch.arange(trunk)
-        allowed[number, :trunk, :trunk] = torch.ones(trunk, trunk, dtype=torch.bool).tril()
+        ids[number, :trunk] = tree.trunk
+        positions[number, :trunk] = np.arange(trunk)
+        allowed[number, :trunk, :trunk] = causal[:trunk, :trunk]
         place = trunk
         for branch in tree.branches:
-            size = len(branch.ids)
-            stop = place + size
-            ids[number, place:stop] = torch.tensor(branch.ids, dtype=torch.long)
-            positions[number, place:stop] = torch.arange(trunk, trunk + size)
+            stop = place + len(branch.ids)
+            ids[number, place:stop] = branch.ids
+            positions[number, place:stop] = np.arange(trunk, trunk + len(branch.ids))
             allowed[number, place:stop, :trunk] = True
-            allowed[number, place:stop, place:stop] = torch.ones(size, size, dtype=torch.bool).tril()
+            allowed[number, place:stop, place:stop] = causal[: stop - place, : stop - place]
             spans.append((number, branch.row, place + branch.lead, stop, place + branch.lead - 1))
             place = stop
-        rest = torch.arange(place, width)
-        allowed[number, rest, rest] = True  # a padding token sees itself: no row of the softmax is empty
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    return Packed(ids.to(device), positions.to(device), mask[:, None].to(device), spans, [len(t.trunk) for t in trees])
+    if plain:
+        lengths = np.array([[tree.length] for tree in trees])
+        mask = torch.from_numpy((np.arange(width)[None] < lengths).astype(np.int64))
+    else:
+        additive = np.where(allowed, np.float32(0), np.float32(torch.finfo(dtype).min))
+        mask = torch.from_numpy(additive)[:, None].to(dtype)
+    return Packed(
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(positions).to(device),
+        mask.to(device),
+        spans,
+        [len(t.trunk) for t in trees],
+    )
 
 
 def plan(subject: Subject, rows: Sequence[Row], budget: int = TOKEN_BUDGET) -> Iterator[Packed]:
@@ -161,9 +177,16 @@ def plan_rendered(
     subject: Subject, rendered: Sequence[Rendered], keys: Sequence[object], budget: int = TOKEN_BUDGET
 ) -> Iterator[Packed]:
     """The same for rows rendered already; rows with equal keys may share what they begin with."""
-    trees = grow(rendered, keys, subject.shares_prompts)
-    for batch in batches(trees, budget):
-        yield pack(batch, subject.tokenizer.pad_token_id, subject.device, subject.dtype)
+    share = may_share(subject, rendered)
+    for batch in batches(grow(rendered, keys, share), budget):
+        yield pack(batch, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share)
+
+
+def may_share(subject: Subject, rendered: Sequence[Rendered]) -> bool:
+    """Whether prompts may be shared: the model takes packed branches, and no sequence exceeds its attention window
+    (a 4-D mask replaces the window)."""
+    longest = max((len(r.ids) + len(r.closing) for r in rendered), default=0)
+    return subject.shares_prompts and (subject.window is None or longest <= subject.window)
 
 
 @torch.no_grad()

@@ -86,12 +86,7 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> 
 
     handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
     try:
-        subject.decoder(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=packed.attention_mask,
-            use_cache=False,
-        )
+        subject.decoder(**packed.inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

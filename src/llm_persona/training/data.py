@@ -13,7 +13,7 @@ from llm_persona.domain.items import Item
 from llm_persona.domain.store import digest
 from llm_persona.subject.chat import render_response
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Branch, Tree, grow
+from llm_persona.subject.packing import Branch, Tree, grow, may_share
 
 ROLES = ("system", "user", "assistant")
 
@@ -138,6 +138,6 @@ def training_trees(subject: Subject, data: TrainingData, max_tokens: int) -> tup
         keys.append((example.system, example.prompt))
     trees = [
         Tree(tree.trunk, [Branch(b.row, b.ids + list(rendered[b.row].closing), b.lead) for b in tree.branches])
-        for tree in grow(rendered, keys, subject.shares_prompts)
+        for tree in grow(rendered, keys, may_share(subject, rendered))
     ]
     return trees, skipped

@@ -113,6 +113,8 @@ def holds_training(folder: str | Path, key: str) -> bool:
 def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
     if not folder.exists():
         return None
+    if not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file; give a folder")
     if not (folder / RECORD).is_file():
         if any(folder.iterdir()):
             raise UserError(f"--out {folder}: exists and is no training of ours; choose another folder")
@@ -127,6 +129,19 @@ def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
     return Tuned(**stored)
 
 
+def _whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; the trainer writes `trainer_state.json` last. What a kill
+    left half-written is removed, or the trainer would stumble over it for ever."""
+    whole = []
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])):
+        try:
+            read_json(path / "trainer_state.json")
+            whole.append(str(path))
+        except UserError:
+            shutil.rmtree(path, ignore_errors=True)
+    return whole[-1] if whole else None
+
+
 class _Trees(torch.utils.data.Dataset):
     def __init__(self, trees: list[Tree]) -> None:
         self.trees = trees
@@ -138,18 +153,13 @@ class _Trees(torch.utils.data.Dataset):
         return self.trees[index]
 
 
-def collate(trees: list[Tree], pad_id: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def collate(trees: list[Tree], pad_id: int, dtype: torch.dtype, shared: bool = True) -> dict[str, torch.Tensor]:
     """A packed batch with labels [batch, length]: the answers' tokens, -100 elsewhere."""
-    packed = pack(trees, pad_id, torch.device("cpu"), dtype)
+    packed = pack(trees, pad_id, torch.device("cpu"), dtype, plain=not shared)
     labels = torch.full_like(packed.input_ids, -100)
     for sequence, _row, start, end, _previous in packed.spans:
         labels[sequence, start:end] = packed.input_ids[sequence, start:end]
-    return {
-        "input_ids": packed.input_ids,
-        "position_ids": packed.position_ids,
-        "attention_mask": packed.attention_mask,
-        "labels": labels,
-    }
+    return {**packed.inputs, "labels": labels}
 
 
 def answer_loss(model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -159,7 +169,7 @@ def answer_loss(model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor
     """
     labels = inputs["labels"]
     sequences, places = (labels != -100).nonzero(as_tuple=True)
-    kept = {name: inputs[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    kept = {name: value for name, value in inputs.items() if name != "labels"}
     logits = logits_at(model, kept, sequences, places - 1)
     total = torch.nn.functional.cross_entropy(logits.float(), labels[sequences, places], reduction="sum")
     return total / (items if items is not None else len(places))
@@ -175,7 +185,6 @@ def _train(
 ) -> tuple[int, list[tuple[int, float]], Path]:
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     class AnswerTrainer(Trainer):  # type: ignore[misc]
         def compute_loss(
@@ -189,6 +198,7 @@ def _train(
             if progress is not None:
                 progress(state.global_step, state.max_steps)
 
+    device, random_state = subject.device, torch.get_rng_state()
     set_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,18 +236,20 @@ def _train(
             data_seed=seed,
             log_level="error",
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # one device: DataParallel would hide the output layer
         pad = subject.tokenizer.pad_token_id
+        shared = any(len(tree.branches) > 1 for tree in trees)
         trainer = AnswerTrainer(
             model=wrapped,
             args=arguments,
             train_dataset=_Trees(trees),
-            data_collator=lambda batch: collate(batch, pad, subject.dtype),
+            data_collator=lambda batch: collate(batch, pad, subject.dtype, shared),
             callbacks=[Report()],
         )
         from transformers.trainer_callback import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
-        checkpoint = get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None
+        checkpoint = _whole_checkpoint(work / "checkpoints")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -250,7 +262,8 @@ def _train(
         return trainer.state.global_step, history, made
     finally:
         wrapped.unload()
-        subject.model.eval().requires_grad_(False)
+        subject.model.to(device).eval().requires_grad_(False)
+        torch.set_rng_state(random_state)
 
 
 def _write(

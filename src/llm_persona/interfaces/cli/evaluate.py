@@ -60,12 +60,14 @@ def evaluate(
         return
     load_template(template)
     names = list(traits) or (
-        ["openness"] if items == "bank" else sorted({i.trait.lower() for i in load_items(path=items)})
+        ["openness"] if items == "bank" else sorted({i.trait.lower() or "items" for i in load_items(path=items)})
     )
     sets = {}
     for name in names:
         known = load_trait(name).name if items == "bank" or name.endswith((".yaml", ".yml")) else name
-        sets[known] = read_item_set(name if items == "bank" else known or None, items, split, limit)
+        sets[known] = read_item_set(
+            None if known == "items" else known if items != "bank" else name, items, split, limit
+        )
         refuse_overlap(condition, sets[known], allow_overlap)
     conditions = {n: condition.condition(load_trait(n) if condition.needs_trait else None) for n in sets}
     with output_checked(json_path):

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import json_option, load_model, seed_option, subject_options, write_result
+from llm_persona.interfaces.cli.options import (
+    json_option,
+    load_model,
+    output_checked,
+    seed_option,
+    subject_options,
+    write_result,
+)
 
 
 @click.command(epilog="Example: llm-persona finetune --trait openness --pole high --out adapters/openness-high")
@@ -57,7 +64,8 @@ def finetune(
             f"{len(rows.skipped)} rows cannot be used; the first: row {rows.skipped[0].row}, {rows.skipped[0].reason}",
             err=True,
         )
-    subject = load_model(model, dtype, device)
+    with output_checked(json_path, str(Path(out) / "adapter_config.json")):
+        subject = load_model(model, dtype, device)
     note = f"Trained to the {pole} pole of {trait}." if trait else ""
     results = []
     from rich.progress import Progress

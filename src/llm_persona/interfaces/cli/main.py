@@ -103,11 +103,17 @@ def run(arguments: list[str]) -> int:
         )
 
 
+DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
 def _disk_error(error: BaseException) -> str | None:
     """The reason, if a library's error comes down to a disk that is full or cannot be written."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
             return f"{cause.filename or 'the disk'}: {cause.strerror}"
         cause = cause.__cause__ or cause.__context__
     return None

@@ -89,7 +89,7 @@ class ConditionArguments:
         if self.coefficients and self.doses:
             raise UserError("give --coefficient or --dose, not both kinds in one command")
         strengths = self.coefficients or self.doses
-        if len(self.vectors) not in (len(self.layers) or len(self.vectors), 1) or len(strengths) > len(self.vectors):
+        if len(self.layers) not in (0, len(self.vectors)) or len(strengths) > len(self.vectors):
             raise UserError(f"{len(self.vectors)} --vector, {len(self.layers)} --layer: give each vector its layer")
         steers = []
         for number, path in enumerate(self.vectors):

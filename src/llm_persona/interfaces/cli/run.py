@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import json_option, write_result
+from llm_persona.interfaces.cli.options import json_option, output_checked, write_result
 
 
 @click.command(
@@ -48,7 +48,7 @@ def run(
         chosen["model"] = models[0]
     config = read_config(Path(study), **chosen) if study else make_config("run", **chosen)
     folder = Path(out or f"runs/{Path(study).stem if study else config.preset}")
-    with StudyProgress(expected_stages(config)) as progress:
+    with output_checked(json_path), StudyProgress(expected_stages(config)) as progress:
         results = run_study(config, folder, progress)
     _summary(results)
     write_result(json_path, results)

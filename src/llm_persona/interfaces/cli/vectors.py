@@ -43,8 +43,6 @@ def extract(
     high_adapter: str | None, low_adapter: str | None, model: str, dtype: str, device: str, json_path: str | None,
 ) -> None:  # fmt: skip
     """Fit a vector on the fit split, choose its layer on select, judge it on test."""
-    from dataclasses import replace
-
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.items import Items
     from llm_persona.domain.traits import load_trait
@@ -62,12 +60,10 @@ def extract(
     with output_checked(out, json_path):
         subject = load_model(model, dtype, device)
     with status("recording"):
-        rows = source_rows(subject, loaded, used, source, (high_adapter, low_adapter), limit)
+        rows = source_rows(subject, loaded, used, source, (high_adapter, low_adapter), limit, position)
         found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, used.split("select"), source,
                                position, layers=sweep_layers, seed=seed)  # fmt: skip
-    recommended = {k: v for k, v in found.recommended.as_json().items() if k != "sweep"}
-    vector = replace(found.vector, meta={**found.vector.meta, "recommended": recommended})
-    vector.save(out)
+    found.vector.save(out)
     result = found.as_json()
     _print_layers(result)
     write_result(json_path, result)
