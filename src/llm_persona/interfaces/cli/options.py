@@ -180,7 +180,7 @@ def write_result(path: str | None, value: Any) -> None:
 @contextmanager
 def output_checked(*paths: str | None) -> Iterator[None]:
     """Find out before the work, not after it, that a result cannot be written."""
-    import os
+    import tempfile
 
     from llm_persona.domain.errors import UserError
 
@@ -190,8 +190,10 @@ def output_checked(*paths: str | None) -> Iterator[None]:
         folder = Path(text).absolute().parent
         while not folder.exists():
             folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"{text}: {folder} is not a writable folder; choose another place")
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f"{text}: {folder} is not a writable folder; choose another place") from error
         if Path(text).is_dir():
             raise UserError(f"{text}: is a folder; give a file name")
     yield

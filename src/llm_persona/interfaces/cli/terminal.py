@@ -68,7 +68,8 @@ class StudyProgress:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._bar.stop()
+        if err.is_terminal:
+            self._bar.stop()
 
     def begin(self, stage: str) -> None:
         """A stage starts."""
