@@ -15,10 +15,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # smoke shows that everything runs; its numbers rest on too few items to mean much, and say so.
     "smoke": {
         "traits": ["openness"],
-        "fit_items": 10, "select_items": 5, "test_items": 8,
-        "doses": [-0.2, 0.2], "sweep_layers": 2, "random_directions": 2,
+        "fit_items": 10, "select_items": 5, "test_items": 6,
+        "doses": [-0.2, 0.2], "sweep_layers": 1, "random_directions": 2, "letter_items": 4,
         "questions": 3, "max_new_tokens": 16, "choice_conditions": ["base"],
-        "neutral_passages": 2, "tuning_prompts": 8, "epochs": 1,
+        "neutral_passages": 2, "tuning_prompts": 4, "epochs": 1,
     },
     "quick": {
         "traits": ["openness", "machiavellianism"],
