@@ -14,21 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-STUDY = """
-preset: smoke
-traits: [openness]
-fit_items: 6
-select_items: 3
-test_items: 5
-doses: [-0.2, 0.2]
-sweep_layers: 1
-random_directions: 1
-questions: 2
-max_new_tokens: 8
-neutral_passages: 1
-tuning_prompts: 4
-letter_modes: [choice]
-"""
+STUDY = Path(__file__).with_name("tiny_study.yaml")
 COMMAND = [sys.executable, "-c", "from llm_persona.interfaces.cli.main import main; main()", "run"]
 
 
@@ -47,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         work = Path(text)
         study = work / "study.yaml"
-        study.write_text(STUDY, encoding="utf-8")
+        study.write_text(STUDY.read_text(encoding="utf-8"), encoding="utf-8")
         began = time.monotonic()
         assert start(study, work / "whole").wait() == 0
         length = time.monotonic() - began

@@ -14,21 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.model
 
-STUDY = """
-preset: smoke
-traits: [openness]
-fit_items: 6
-select_items: 3
-test_items: 5
-doses: [-0.2, 0.2]
-sweep_layers: 1
-random_directions: 1
-questions: 2
-max_new_tokens: 8
-neutral_passages: 1
-tuning_prompts: 4
-letter_modes: [choice]
-"""
+STUDY = Path(__file__).resolve().parents[1] / "benchmarks" / "tiny_study.yaml"
 
 
 def start(folder: Path, study: Path) -> subprocess.Popen:
@@ -42,7 +28,7 @@ def start(folder: Path, study: Path) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("study") / "tiny.yaml"
-    path.write_text(STUDY, encoding="utf-8")
+    path.write_text(STUDY.read_text(encoding="utf-8"), encoding="utf-8")
     return path
 
 

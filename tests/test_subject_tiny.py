@@ -254,7 +254,6 @@ def test_the_benchmark_runs_on_any_subject(tiny):
 
     found = evaluate(tiny, load_items("openness").split("select")[:3])
     assert found.summary["n"] == 3
-    assert all(abs(sum(np.exp(list(r["logprobs"].values()))) - 1) >= 0 for r in found.rows)
     assert all(0 <= r["preference"] <= 1 for r in found.rows)
 
 

@@ -12,7 +12,7 @@ from llm_persona.domain.traits import explain, list_traits, parse_yaml
 
 Preset = Literal["smoke", "quick", "full"]
 PRESETS: dict[str, dict[str, Any]] = {
-    # smoke shows that everything runs; its numbers rest on too few items to mean much, and say so.
+    # smoke shows that everything runs; its numbers rest on too few items to mean much.
     "smoke": {
         "traits": ["openness"],
         "fit_items": 10, "select_items": 5, "test_items": 6,
