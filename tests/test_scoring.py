@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from llm_persona.analysis.trait_scoring import letter_row, rescore, summarise
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import OPTIONS, load_items
 from llm_persona.domain.templates import load_template
-from llm_persona.instruments.trait_benchmark import letter_row, rescore, summarise
 
 EVEN = dict.fromkeys(OPTIONS, 0.25)
 NONE = dict.fromkeys(OPTIONS, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,10 +14,15 @@ from safetensors.torch import load_file
 from llm_persona.domain.condition import tuned
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
+from llm_persona.subject.chat import render_response
+from llm_persona.subject.packing import Row
 from llm_persona.subject.record import record
+from llm_persona.subject.score import response_logprobs
 from llm_persona.training import finetune as module
-from llm_persona.training.data import Example, TrainingData, from_chat, training_trees
-from llm_persona.training.finetune import Recipe, answer_loss, collate, finetune
+from llm_persona.training.data import Example, TrainingData, from_chat, training_prompts
+from llm_persona.training.finetune import finetune
+from llm_persona.training.loss import answer_loss, collate
+from llm_persona.training.recipe import Recipe
 
 DATA = TrainingData([Example(f"Question {n // 2}?", f"Answer number {n}.") for n in range(12)], [], "test")
 RECIPE = Recipe(rank=2, alpha=4, epochs=2, prompts_per_step=2, learning_rate=5e-3)
@@ -24,11 +30,11 @@ ROWS = [Response("Question 0?", "Answer number 0.", "high", "a")]
 
 
 def test_the_packed_loss_is_the_mean_over_answer_tokens_of_separate_sequences(tiny):
-    trees, _ = training_trees(tiny, DATA, 512)
-    batch = collate(trees, tiny.tokenizer.pad_token_id, tiny.dtype)
+    prompts = training_prompts(tiny, DATA, 512)
+    batch = collate(prompts.trees, tiny.tokenizer.pad_token_id, tiny.dtype)
     packed = float(answer_loss(tiny.model, batch))
     losses = []
-    for tree in trees:
+    for tree in [tree for prompt in prompts.trees for tree in prompt]:
         for branch in tree.branches:
             ids = tree.trunk + branch.ids
             with torch.no_grad():
@@ -39,9 +45,61 @@ def test_the_packed_loss_is_the_mean_over_answer_tokens_of_separate_sequences(ti
 
 
 def test_the_end_of_turn_is_learnt(tiny):
-    trees, _ = training_trees(tiny, DATA, 512)
+    prompts = training_prompts(tiny, DATA, 512)
     end = tiny.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert all(branch.ids[-1] == end for tree in trees for branch in tree.branches)
+    assert all(b.ids[-1] == end for prompt in prompts.trees for tree in prompt for b in tree.branches)
+
+
+CONTRAST = TrainingData(
+    [Example(f"Question {n}?", f"Yes {w}, of course.", None, f"No {w}!") for n in range(3) for w in ("now", "then")],
+    [],
+    "test",
+)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_contrast_is_the_odds_ratio_of_the_answers_mean_log_probabilities(shares):
+    subject = make_subject()
+    subject.shares_prompts = shares
+    prompts = training_prompts(subject, CONTRAST, 512, contrast=True)
+    assert [len(p) for p in prompts.trees] == ([1] * 3 if shares else [4] * 3)
+    assert prompts.learnt == 6
+    batch = collate(prompts.trees, subject.tokenizer.pad_token_id, subject.dtype, prompts.shared, prompts.pairs)
+    plain, both = (float(answer_loss(subject.model, batch, contrast=c)) for c in (0.0, 2.0))
+    terms, learnt = [], []
+    for example in CONTRAST.examples:
+        odds = []
+        for text in (example.response, example.avoid):
+            row = render_response(subject, example.prompt, text)
+            ids = row.ids + list(row.closing)
+            with torch.no_grad():
+                logits = subject.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            found = [float(logits[t - 1, ids[t]]) for t in range(row.start, len(ids))]
+            odds.append(np.mean(found) - np.log1p(-np.exp(np.mean(found))))
+            learnt += found if text == example.response else []
+        terms.append(np.log1p(np.exp(odds[1] - odds[0])))
+    assert plain == pytest.approx(-np.mean(learnt), abs=1e-5)
+    assert both == pytest.approx(plain + 2 * np.mean(terms), abs=1e-4)
+
+
+def test_a_contrast_parts_the_answers_where_the_plain_loss_raises_both(tmp_path):
+    def gap(contrast):
+        subject = make_subject()
+        recipe = Recipe(rank=4, epochs=10, prompts_per_step=3, learning_rate=5e-3, contrast=contrast)
+        finetune(subject, CONTRAST, tmp_path / f"c{contrast}", recipe)
+        with subject.under(tuned(str(tmp_path / f"c{contrast}"))):
+            rows = [Row(e.prompt, t) for e in CONTRAST.examples for t in (e.response, e.avoid)]
+            means = [x.mean() for x in response_logprobs(subject, rows)]
+        return np.mean(means[::2]) - np.mean(means[1::2])
+
+    assert gap(2.0) > gap(0.0) + 0.1
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_a_depth_adapts_only_the_blocks_it_names(tmp_path, family):
+    finetune(make_subject(family), DATA, tmp_path / "a", Recipe(rank=2, epochs=1, depth=(0.25, 0.75)))
+    names = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert {int(re.search(r"\.(\d+)\.", name)[1]) for name in names} == {1, 2}
 
 
 def test_training_lowers_the_loss_and_leaves_the_subject_as_it_was(tmp_path):
@@ -113,9 +171,9 @@ def test_rows_that_cannot_be_used_are_counted_and_listed(tmp_path):
 
 def test_conversations_that_are_too_long_are_listed(tiny):
     data = TrainingData([Example("a", "b" * 300), Example("a", "short")], [], "test")
-    trees, skipped = training_trees(tiny, data, 100)
-    assert sum(len(t.branches) for t in trees) == 1
-    assert "more than 100" in skipped[0].reason
+    prompts = training_prompts(tiny, data, 100)
+    assert prompts.learnt == 1
+    assert "more than 100" in prompts.skipped[0].reason
 
 
 def test_an_adapter_of_another_model_is_refused_and_leaves_no_trace(tmp_path):

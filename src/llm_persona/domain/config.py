@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "traits": ["openness", "machiavellianism"],
         "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 4, "random_directions": 4,
-        "questions": 8, "max_new_tokens": 32, "choice_conditions": ["base"], "letter_items": 8,
+        "questions": 10, "max_new_tokens": 32, "choice_conditions": ["base"], "letter_items": 8,
         "tuning_prompts": 40, "epochs": 1,
     },
     "full": {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -50,6 +51,18 @@ class Item:
     def responses(self) -> dict[str, str]:
         """Option name to text, in the published forward order."""
         return {name: getattr(self, name) for name in OPTIONS}
+
+    def paraphrased(self) -> Item:
+        """The same item with its situation and query in other words.
+
+        Raises:
+            UserError: the item has no paraphrase.
+        """
+        if not (self.paraphrased_situation and self.paraphrased_query):
+            raise UserError(
+                f"item {self.id}: has no paraphrased_situation and paraphrased_query; leave paraphrases out"
+            )
+        return replace(self, situation=self.paraphrased_situation, query=self.paraphrased_query)
 
     @property
     def content_digest(self) -> str:
@@ -99,8 +112,13 @@ class Items(Sequence[Item]):
         return [item.content_digest[:16] for item in self]
 
 
-def load_items(trait: str | None = None, path: str | Path | None = None) -> Items:
+def load_items(
+    trait: str | None = None, path: str | Path | None = None, author: Literal["first", "second"] = "first"
+) -> Items:
     """Items of a trait's own bank, or of a file in the TRAIT layout (`.json` list or `.jsonl`).
+
+    `author="second"` gives the forty items that another author wrote for a bundled trait without seeing the bank:
+    what holds on them does not rest on one author's style. No vector or adapter is made from them.
 
     Items of a file that carry no split of ours get one from a digest of their content, in the
     bank's proportions (40 : 15 : 25), so that the same item always falls on the same side.
@@ -115,6 +133,11 @@ def load_items(trait: str | None = None, path: str | Path | None = None) -> Item
     from llm_persona.domain.traits import load_trait
 
     loaded = load_trait(trait)
+    if author == "second":
+        source = resources.files("llm_persona.domain") / "data" / "second_author" / f"{loaded.name}.jsonl"
+        if not source.is_file():
+            raise UserError(f"trait {loaded.name!r}: has no items of a second author; give a file with --items")
+        return _items_of(list(_jsonl(Path(source.name), source.read_text(encoding="utf-8"))), source.name, loaded.name)
     return Items(loaded.bank, f"bank:{loaded.name}")
 
 
@@ -130,6 +153,11 @@ def _read_items(path: Path, trait: str | None) -> Items:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     records = _jsonl(path, text) if path.suffix == ".jsonl" else _json_list(path, text)
+    return _items_of(records, str(path), trait)
+
+
+def _items_of(records: Iterable[tuple[int, Any]], path: str, trait: str | None) -> Items:
+    """Items of (place, record) pairs, those of one trait if it is named; ids must differ."""
     items = [parse_item(record, f"{path}:{line}", str(number)) for number, (line, record) in enumerate(records)]
     if trait is not None:
         of_trait = [i for i in items if not i.trait or i.trait.lower() == trait.lower()]
@@ -139,12 +167,12 @@ def _read_items(path: Path, trait: str | None) -> Items:
         items = of_trait
     if not items:
         raise UserError(f"{path}: holds no items")
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for item in items:
         if item.id in seen:
             raise UserError(f"{path}: item id {item.id!r} occurs twice; give each item an idx of its own")
-        seen[item.id] = item.id
-    return Items(items, str(path))
+        seen.add(item.id)
+    return Items(items, path)
 
 
 def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -27,7 +27,8 @@ from llm_persona.studies.lab import Instrument, Lab
 from llm_persona.subject.packing import Row
 from llm_persona.subject.reuse import KeptBlocks
 from llm_persona.training.data import from_items
-from llm_persona.training.finetune import PERSONA, Recipe, finetune, holds_training, training_key
+from llm_persona.training.finetune import finetune, holds_training, training_key
+from llm_persona.training.recipe import PERSONA, Recipe
 
 SAMPLES_SHOWN = 3
 

@@ -74,10 +74,12 @@ def render_prompt(subject: Subject, prompt: str, system: str | None = None) -> l
 
 
 def render_upstream(subject: Subject, prompt: str) -> list[int]:
-    """Token ids as the published TRAIT code renders them: the persona instruction inside the user turn, and
-    no generation prompt, so that the label is asked for where the user's turn has just ended."""
-    content = prompt if subject.system is None else f"{subject.system}\n{prompt}"
-    text = _render(subject, [{"role": "user", "content": content}], False)
+    """Token ids as the published TRAIT code renders them (Lee et al. 2024): without a persona, with the generation
+    prompt; under a persona instruction, that instruction inside the user turn and no generation prompt, so that the
+    label is asked for where the user's turn has just ended."""
+    bare = subject.system is None
+    content = prompt if bare else f"{subject.system}\n\n{prompt}"
+    text = _render(subject, [{"role": "user", "content": content}], bare)
     return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
 
 import torch
 
@@ -17,17 +19,19 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """What the subject wrote to one prompt. `finished` tells whether it ended its turn itself."""
+    """What the subject wrote to one prompt. `finished` tells whether it ended its turn itself; `failed` why an
+    engine gave nothing (then the text is empty)."""
 
     prompt: str
     text: str
     tokens: int
     finished: bool
+    failed: str = ""
 
 
-@torch.no_grad()
+@singledispatch
 def generate(
-    subject: Subject,
+    subject: Any,
     prompts: Sequence[str],
     max_new_tokens: int = 128,
     system: str | None = None,
@@ -41,10 +45,34 @@ def generate(
     Raises:
         UserError: no prompts, a negative temperature, or a prompt beyond the model's length.
     """
+    raise TypeError(f"{type(subject).__name__} generates nothing")
+
+
+def check_request(prompts: Sequence[str], max_new_tokens: int, temperature: float) -> None:
+    """What every engine asks of a request for answers.
+
+    Raises:
+        UserError: no prompts, a negative temperature, or no new token to generate.
+    """
     if not prompts:
         raise UserError("nothing to generate: no prompts were given")
     if temperature < 0 or max_new_tokens < 1:
         raise UserError("generate: the temperature must not be negative and max_new_tokens at least 1")
+
+
+@generate.register
+@torch.no_grad()
+def _(
+    subject: Subject,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    system: str | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    use_cache: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    check_request(prompts, max_new_tokens, temperature)
     rendered = [render_prompt(subject, prompt, system) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(rendered[i]))
     answers: dict[int, Answer] = {}

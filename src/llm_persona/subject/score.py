@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +16,21 @@ from llm_persona.subject.logits import logits_at
 from llm_persona.subject.packing import Row, plan, plan_rendered
 
 
-@torch.no_grad()
+@singledispatch
 def response_logprobs(
-    subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | None = None
+    subject: Any, rows: Sequence[Row], progress: Callable[[int], None] | None = None
 ) -> list[np.ndarray]:
     """Natural-log probability of each of the response's own tokens, in the state the subject is in.
 
     Returns:
         One float64 array [response tokens] a row, in the rows' order; end-of-turn is not scored.
     """
+    raise TypeError(f"{type(subject).__name__} scores no responses")
+
+
+@response_logprobs.register
+@torch.no_grad()
+def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> list[np.ndarray]:
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for packed in plan(subject, rows):
         lengths = [end - start for _, _, start, end, _ in packed.spans]

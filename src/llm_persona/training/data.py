@@ -11,7 +11,7 @@ from typing import Any
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import Item
 from llm_persona.domain.store import digest
-from llm_persona.subject.chat import render_response
+from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Branch, Tree, grow, may_share
 
@@ -20,11 +20,12 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and the answer to learn."""
+    """One prompt and the answer to learn; `avoid` is the answer that a contrast sets against it, if there is one."""
 
     prompt: str
     response: str
     system: str | None = None
+    avoid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,13 @@ class TrainingData:
 
 
 def from_items(items: Sequence[Item], pole: str) -> TrainingData:
-    """The two responses of one pole to each item (situation + query)."""
-    examples = [Example(item.prompt, text) for item in items for name, text in item.responses.items() if pole in name]
+    """The two responses of one pole to each item (situation + query), each beside the opposite one of its number."""
+    other = "low" if pole == "high" else "high"
+    examples = [
+        Example(item.prompt, item.responses[f"response_{pole}{n}"], None, item.responses[f"response_{other}{n}"])
+        for item in items
+        for n in (1, 2)
+    ]
     ids = tuple(item.content_digest[:16] for item in items)
     return TrainingData(examples, [], f"items:{pole}", ids)
 
@@ -118,26 +124,45 @@ def _example(row: Any) -> Example | str:
     return Example(turns[0][1], turns[1][1], system)
 
 
-def training_trees(subject: Subject, data: TrainingData, max_tokens: int) -> tuple[list[Tree], list[Skipped]]:
+@dataclass(frozen=True)
+class Prompts:
+    """Rendered training data: `trees` by prompt (one tree where its answers share it), and `pairs` by row: +p for
+    the answer to learn, -p for the one to avoid, 0 for an answer without a partner."""
+
+    trees: list[list[Tree]]
+    pairs: list[int]
+    skipped: list[Skipped]
+    learnt: int
+    shared: bool
+
+
+def training_prompts(subject: Subject, data: TrainingData, max_tokens: int, contrast: bool = False) -> Prompts:
     """Token trees: answers to one prompt share it (without seeing one another), end-of-turn included.
 
-    Conversations above `max_tokens` are left out and listed. A branch's `lead` counts the tokens before
-    the answer, which carry no loss.
+    Conversations above `max_tokens` are left out and listed, with their partner. A branch's `lead` counts the
+    tokens before the answer, which carry no loss.
     """
-    rendered, keys, skipped = [], [], []
+    rendered: list[Rendered] = []
+    keys: list[object] = []
+    pairs: list[int] = []
+    skipped = []
     for number, example in enumerate(data.examples):
+        texts = [example.response, *([example.avoid] if contrast and example.avoid else [])]
         try:
-            found = render_response(subject, example.prompt, example.response, example.system)
+            found = [render_response(subject, example.prompt, text, example.system) for text in texts]
         except UserError as error:
             skipped.append(Skipped(number, str(error)))
             continue
-        if len(found.ids) + len(found.closing) > max_tokens:
-            skipped.append(Skipped(number, f"{len(found.ids)} tokens, more than {max_tokens}"))
+        longest = max(len(r.ids) + len(r.closing) for r in found)
+        if longest > max_tokens:
+            skipped.append(Skipped(number, f"{longest} tokens, more than {max_tokens}"))
             continue
-        rendered.append(found)
-        keys.append((example.system, example.prompt))
-    trees = [
-        Tree(tree.trunk, [Branch(b.row, b.ids + list(rendered[b.row].closing), b.lead) for b in tree.branches])
-        for tree in grow(rendered, keys, may_share(subject, rendered))
-    ]
-    return trees, skipped
+        rendered += found
+        keys += [(example.system, example.prompt)] * len(found)
+        pairs += [number + 1, -number - 1] if len(found) == 2 else [0]
+    shared = bool(rendered) and may_share(subject, rendered)
+    together: dict[object, list[Tree]] = {}
+    for tree in grow(rendered, keys, shared):
+        branches = [Branch(b.row, b.ids + list(rendered[b.row].closing), b.lead) for b in tree.branches]
+        together.setdefault(keys[tree.branches[0].row], []).append(Tree(tree.trunk, branches))
+    return Prompts(list(together.values()), pairs, skipped, sum(p >= 0 for p in pairs), shared)

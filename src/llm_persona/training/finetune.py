@@ -15,31 +15,12 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.store import digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
-from llm_persona.subject.logits import logits_at
-from llm_persona.subject.packing import Tree, pack
-from llm_persona.training.data import TrainingData, training_trees
+from llm_persona.subject.packing import Tree
+from llm_persona.training.data import Prompts, TrainingData, training_prompts
+from llm_persona.training.loss import answer_loss, collate
+from llm_persona.training.recipe import Recipe
 
 RECORD = "llm-persona.json"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training besides the data and the seed."""
-
-    rank: int = 16
-    alpha: int = 32
-    epochs: int = 2
-    learning_rate: float = 5e-4
-    prompts_per_step: int = 4
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
-    max_tokens: int = 1024
-    target_modules: str = "all-linear"
-
-
-PERSONA = Recipe(epochs=1, learning_rate=2e-3, prompts_per_step=2)
-"""For a trait's few dozen items: small steps in number, large in size. Chosen on the select split of our own
-items among rates of 5e-4 to 4e-3 and 2 or 4 prompts a step (docs/notes.md)."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +63,14 @@ def finetune(
         return done
     if subject.adapter is not None or subject.steering_layers:
         raise UserError("finetune: leave the adapter or steering context first")
-    trees, too_long = training_trees(subject, data, recipe.max_tokens)
-    skipped = [asdict(s) for s in [*data.skipped, *too_long]]
-    if not trees:
+    prompts = training_prompts(subject, data, recipe.max_tokens, contrast=recipe.contrast > 0)
+    skipped = [asdict(s) for s in [*data.skipped, *prompts.skipped]]
+    if not prompts.trees:
         raise UserError(f"{data.source}: not one conversation fits {recipe.max_tokens} tokens")
     work = folder.parent / f".{folder.name}.training-{key[:12]}"
-    steps, losses, made = _train(subject, trees, recipe, seed, work, progress)
+    steps, losses, made = _train(subject, prompts, recipe, seed, work, progress)
     try:
-        result = Tuned(str(folder), seed, sum(len(t.branches) for t in trees), skipped, steps, losses)
+        result = Tuned(str(folder), seed, prompts.learnt, skipped, steps, losses)
         _write(made, subject, data, recipe, result, key, note)
         if folder.exists():
             shutil.rmtree(folder)
@@ -142,42 +123,38 @@ def _whole_checkpoint(folder: Path) -> str | None:
     return whole[-1] if whole else None
 
 
-class _Trees(torch.utils.data.Dataset):
-    def __init__(self, trees: list[Tree]) -> None:
+class _Prompts(torch.utils.data.Dataset):
+    def __init__(self, trees: list[list[Tree]]) -> None:
         self.trees = trees
 
     def __len__(self) -> int:
         return len(self.trees)
 
-    def __getitem__(self, index: int) -> Tree:
+    def __getitem__(self, index: int) -> list[Tree]:
         return self.trees[index]
 
 
-def collate(trees: list[Tree], pad_id: int, dtype: torch.dtype, shared: bool = True) -> dict[str, torch.Tensor]:
-    """A packed batch with labels [batch, length]: the answers' tokens, -100 elsewhere."""
-    packed = pack(trees, pad_id, torch.device("cpu"), dtype, plain=not shared)
-    labels = torch.full_like(packed.input_ids, -100)
-    for sequence, _row, start, end, _previous in packed.spans:
-        labels[sequence, start:end] = packed.input_ids[sequence, start:end]
-    return {**packed.inputs, "labels": labels}
-
-
-def answer_loss(model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None = None) -> torch.Tensor:
-    """Cross-entropy on labelled tokens; logits at the places that predict them and nowhere else.
-
-    The token before a labelled one predicts it: a branch always begins with a token of the prompt.
-    """
-    labels = inputs["labels"]
-    sequences, places = (labels != -100).nonzero(as_tuple=True)
-    kept = {name: value for name, value in inputs.items() if name != "labels"}
-    logits = logits_at(model, kept, sequences, places - 1)
-    total = torch.nn.functional.cross_entropy(logits.float(), labels[sequences, places], reduction="sum")
-    return total / (items if items is not None else len(places))
+def adapted_modules(subject: Subject, recipe: Recipe) -> dict[str, Any]:
+    """PEFT's `target_modules`, and `layers_to_transform` where not the whole depth is adapted (PEFT takes no
+    `all-linear` together with chosen layers, so the linear modules are named)."""
+    if recipe.depth == (0.0, 1.0):
+        return {"target_modules": recipe.target_modules}
+    first, last = (int(share * subject.n_layers) for share in recipe.depth)
+    names = recipe.target_modules
+    if names == "all-linear":
+        linear = {
+            name.rpartition(".")[2]
+            for block in subject.blocks
+            for name, module in block.named_modules()
+            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+        }
+        return {"target_modules": sorted(linear), "layers_to_transform": list(range(first, max(last, first + 1)))}
+    return {"target_modules": names, "layers_to_transform": list(range(first, max(last, first + 1)))}
 
 
 def _train(
     subject: Subject,
-    trees: list[Tree],
+    prompts: Prompts,
     recipe: Recipe,
     seed: int,
     work: Path,
@@ -190,7 +167,7 @@ def _train(
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            loss = answer_loss(model, inputs, num_items_in_batch)
+            loss = answer_loss(model, inputs, num_items_in_batch, recipe.contrast)
             return (loss, None) if return_outputs else loss
 
     class Report(TrainerCallback):  # type: ignore[misc]
@@ -208,14 +185,14 @@ def _train(
                 r=recipe.rank,
                 lora_alpha=recipe.alpha,
                 lora_dropout=0.0,
-                target_modules=recipe.target_modules,
                 task_type="CAUSAL_LM",
+                **adapted_modules(subject, recipe),
             ),
         )
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    steps_per_epoch = -(-len(trees) // recipe.prompts_per_step)
+    steps_per_epoch = -(-len(prompts.trees) // recipe.prompts_per_step)
     try:
         arguments = TrainingArguments(
             output_dir=str(work / "checkpoints"),
@@ -238,12 +215,11 @@ def _train(
         )
         arguments._n_gpu = min(1, arguments.n_gpu)  # one device: DataParallel would hide the output layer
         pad = subject.tokenizer.pad_token_id
-        shared = any(len(tree.branches) > 1 for tree in trees)
         trainer = AnswerTrainer(
             model=wrapped,
             args=arguments,
-            train_dataset=_Trees(trees),
-            data_collator=lambda batch: collate(batch, pad, subject.dtype, shared),
+            train_dataset=_Prompts(prompts.trees),
+            data_collator=lambda batch: collate(batch, pad, subject.dtype, prompts.shared, prompts.pairs),
             callbacks=[Report()],
         )
         from transformers.trainer_callback import PrinterCallback
@@ -300,7 +276,8 @@ tags: [lora, llm-persona]
 - Base model: `{subject.name}` (revision `{subject.revision}`, trained in {subject.identity["dtype"]})
 - Data: `{data.source}`, {result.examples} answers, digest `{data.digest[:16]}`. {skipped}
 - Recipe: rank {recipe.rank}, alpha {recipe.alpha}, {recipe.epochs} epochs, learning rate {recipe.learning_rate}, \
-{recipe.prompts_per_step} prompts a step, targets {recipe.target_modules}, seed {result.seed}
+{recipe.prompts_per_step} prompts a step, targets {recipe.target_modules} from {recipe.depth[0]:g} to \
+{recipe.depth[1]:g} of the depth, odds-ratio contrast {recipe.contrast:g}, seed {result.seed}
 - Steps: {result.steps}; loss per answer token {result.losses[0][1]:.3f} at the first log, \
 {result.losses[-1][1]:.3f} at the last
 

@@ -41,12 +41,12 @@ def evaluate(
     allow_overlap: bool, seed: int, model: str, dtype: str, device: str, json_path: str | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Measure traits with TRAIT items: the share of items whose preferred option is a high one."""
+    from llm_persona.analysis.trait_scoring import rescore as score_records
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.items import load_items
     from llm_persona.domain.templates import load_template
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.trait_benchmark import evaluate as measure
-    from llm_persona.instruments.trait_benchmark import rescore as score_records
     from llm_persona.interfaces.cli.terminal import status
 
     condition = condition_from(rest)

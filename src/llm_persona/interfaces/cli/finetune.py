@@ -42,8 +42,8 @@ def finetune(
     from llm_persona.domain.items import load_items
     from llm_persona.interfaces.cli.terminal import err
     from llm_persona.training.data import from_chat, from_items
-    from llm_persona.training.finetune import PERSONA, Recipe
     from llm_persona.training.finetune import finetune as train
+    from llm_persona.training.recipe import PERSONA, Recipe
 
     if (data is None) == (trait is None):
         raise UserError("give --trait and --pole, or --data FILE.jsonl, one of the two")

@@ -208,7 +208,10 @@ def read_item_set(trait: str | None, source: str, split: str, limit: int | None)
         raise UserError(
             f"--items {source}: the Hub cannot be read by this version; download the file and give its path"
         )
-    items = load_items(trait) if source == "bank" else load_items(trait, path=source)
+    if source == "second":
+        items = load_items(trait, author="second")
+    else:
+        items = load_items(trait) if source == "bank" else load_items(trait, path=source)
     if split == "default":
         split = "test" if source == "bank" else "all"
     for name in SPLITS:

@@ -1,0 +1,93 @@
+"""Token by token: the subject writes one answer, and each token can be seen as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llm_persona.domain.errors import UserError
+from llm_persona.subject.chat import end_tokens
+from llm_persona.subject.load import Subject
+
+HELD_BACK = "�"
+"""What an incomplete character decodes to: text that ends so waits for the next token."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token. `text` is what it adds to the answer (it may be empty while a character is incomplete),
+    `top` the likeliest tokens with their log-probabilities, before temperature."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    finish: str = ""
+    """Why this was the last step: "stop" (the turn ended or a stop text came) or "length"; else empty."""
+
+
+def decode(
+    subject: Subject,
+    prompt: Sequence[int],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    top_logprobs: int = 0,
+    stop: Sequence[str] = (),
+) -> Iterator[Step]:
+    """Write an answer to the prompt (token ids), one step at a time; greedy unless a temperature is given.
+
+    The subject must stay in one state until the last step. The end-of-turn token comes as a step without text.
+
+    Raises:
+        UserError: prompt and new tokens exceed what the model reads.
+    """
+    if len(prompt) + max_new_tokens > subject.max_length:
+        raise UserError(
+            f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones exceed the model's {subject.max_length}; "
+            "shorten them"
+        )
+    draw = torch.Generator(device="cpu").manual_seed(seed)
+    ends = end_tokens(subject)
+    written: list[int] = []
+    shown = ""
+    past = None
+    ids = torch.tensor([list(prompt)], device=subject.device)
+    for number in range(max_new_tokens):
+        with torch.no_grad():  # not around the yield: the mode would leak into the caller
+            out = subject.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+            past = out.past_key_values
+            logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
+        token = _choose(logprobs, temperature, top_p, draw)
+        best = logprobs.topk(top_logprobs) if top_logprobs else None
+        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else ()
+        value = float(logprobs[token])
+        if token in ends:
+            yield Step(token, "", value, top, "stop")
+            return
+        written.append(token)
+        text = subject.tokenizer.decode(written, skip_special_tokens=True)
+        last = number + 1 == max_new_tokens
+        cut = min((found for found in (text.find(mark) for mark in stop) if found >= 0), default=None)
+        if cut is not None:
+            yield Step(token, text[len(shown) : cut], value, top, "stop")
+            return
+        held = text.endswith(HELD_BACK) and not last
+        yield Step(token, "" if held else text[len(shown) :], value, top, "length" if last else "")
+        if not held:
+            shown = text
+        ids = torch.tensor([[token]], device=subject.device)
+
+
+def _choose(logprobs: torch.Tensor, temperature: float, top_p: float, draw: torch.Generator) -> int:
+    if temperature <= 0:
+        return int(logprobs.argmax())
+    chances = (logprobs.double() / temperature).softmax(dim=0)
+    if top_p < 1:
+        ordered, index = chances.sort(descending=True)
+        beyond = ordered.cumsum(dim=0) - ordered >= top_p
+        chances[index[beyond]] = 0.0
+    return int(torch.multinomial(chances, 1, generator=draw))
