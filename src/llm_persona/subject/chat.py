@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import UserError, one_line
 from llm_persona.subject.load import Subject
 
 PLAIN = (
@@ -130,3 +131,25 @@ def end_tokens(subject: Subject) -> set[int]:
         elif value is not None:
             found.update(int(v) for v in value)
     return found
+
+
+def render_chat(subject: Subject, turns: Sequence[tuple[str, str]], system: str | None = None) -> list[int]:
+    """Token ids of a conversation of (role, text), up to where the next answer begins.
+
+    `system` is the system turn where the conversation brings none. Where the template has no system role, the
+    system turn is merged into the first user turn.
+
+    Raises:
+        UserError: the template does not take these turns in this order.
+    """
+    messages = [{"role": role, "content": text} for role, text in turns]
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    if messages[0]["role"] == "system" and len(messages) > 1 and not _takes_system(subject):
+        first = messages.pop(0)
+        messages[0] = {**messages[0], "content": f"{first['content']}\n\n{messages[0]['content']}"}
+    try:
+        text = _render(subject, messages, True)
+    except Exception as error:  # a template refuses by raising whatever jinja raises
+        raise UserError(f"messages: the model's template does not take them ({one_line(str(error), 120)})") from error
+    return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])

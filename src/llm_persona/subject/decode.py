@@ -17,13 +17,14 @@ HELD_BACK = "�"
 
 @dataclass(frozen=True)
 class Step:
-    """One new token. `text` is what it adds to the answer (it may be empty while a character is incomplete),
-    `top` the likeliest tokens with their log-probabilities, before temperature."""
+    """One new token. `piece` is the token's own text, `text` what it adds to the answer (empty while a character is
+    incomplete), `top` the likeliest tokens' texts with their log-probabilities, before temperature."""
 
     token: int
+    piece: str
     text: str
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    top: tuple[tuple[str, float], ...]
     finish: str = ""
     """Why this was the last step: "stop" (the turn ended or a stop text came) or "length"; else empty."""
 
@@ -40,7 +41,7 @@ def decode(
 ) -> Iterator[Step]:
     """Write an answer to the prompt (token ids), one step at a time; greedy unless a temperature is given.
 
-    The subject must stay in one state until the last step. The end-of-turn token comes as a step without text.
+    The subject must stay in one state until the last step. The end-of-turn token comes as the last step.
 
     Raises:
         UserError: prompt and new tokens exceed what the model reads.
@@ -63,20 +64,28 @@ def decode(
             logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
         token = _choose(logprobs, temperature, top_p, draw)
         best = logprobs.topk(top_logprobs) if top_logprobs else None
-        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else ()
-        value = float(logprobs[token])
+        top = (
+            ()
+            if best is None
+            else tuple(
+                (subject.tokenizer.decode([other]), value)
+                for other, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            )
+        )
+        piece, value = subject.tokenizer.decode([token]), float(logprobs[token])
         if token in ends:
-            yield Step(token, "", value, top, "stop")
+            rest = subject.tokenizer.decode(written, skip_special_tokens=True)[len(shown) :]
+            yield Step(token, piece, rest, value, top, "stop")
             return
         written.append(token)
         text = subject.tokenizer.decode(written, skip_special_tokens=True)
         last = number + 1 == max_new_tokens
         cut = min((found for found in (text.find(mark) for mark in stop) if found >= 0), default=None)
         if cut is not None:
-            yield Step(token, text[len(shown) : cut], value, top, "stop")
+            yield Step(token, piece, text[len(shown) : cut], value, top, "stop")
             return
         held = text.endswith(HELD_BACK) and not last
-        yield Step(token, "" if held else text[len(shown) :], value, top, "length" if last else "")
+        yield Step(token, piece, "" if held else text[len(shown) :], value, top, "length" if last else "")
         if not held:
             shown = text
         ids = torch.tensor([[token]], device=subject.device)

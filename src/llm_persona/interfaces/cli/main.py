@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Measure a trait with TRAIT items under a condition."),
     "steer": ("steer", "Generate under a condition, or chat."),
     "finetune": ("finetune", "Train a LoRA adapter on a trait's pole or a chat file."),
+    "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
     "report": ("report", "Write the page of a finished run again."),
     "doctor": ("doctor", "Say what this machine has and what is missing."),
 }

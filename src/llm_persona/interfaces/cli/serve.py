@@ -1,0 +1,80 @@
+"""`llm-persona serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_persona.interfaces.cli.options import load_model, subject_options
+
+
+@click.command(epilog="Example: llm-persona serve --vector openness.safetensors --port 8000")
+@click.option("--vector", "vectors", multiple=True, type=click.Path(), help="A vector requests may steer by "
+              "(repeatable): FILE, or NAME=FILE.")  # fmt: skip
+@click.option("--adapter", help="Serve the model with this LoRA adapter (PEFT folder).")
+@click.option("--system", help="System turn of conversations that bring none.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--token", envvar="LLM_PERSONA_TOKEN", help="Ask clients for this token (needed beyond loopback).")
+@click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
+@click.option("--max-waiting", default=64, show_default=True, type=click.IntRange(min=1), help="Requests in line.")
+@click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(min=1), help="Seconds a request.")
+@subject_options
+def serve(
+    vectors: tuple[str, ...], adapter: str | None, system: str | None, host: str, port: int, token: str | None,
+    max_new_tokens: int, max_waiting: int, timeout: float, model: str, dtype: str, device: str, **_: Any,
+) -> None:  # fmt: skip
+    """Serve the model as an OpenAI-compatible endpoint; a request's `persona` field steers it."""
+    import secrets
+
+    from llm_persona.analysis.vectors import PersonaVector
+    from llm_persona.domain.condition import Condition
+    from llm_persona.domain.errors import UserError
+
+    try:
+        import uvicorn
+
+        from llm_persona.interfaces.serve.app import ServeLimits, make_app
+        from llm_persona.interfaces.serve.guard import LOOPBACK
+    except ImportError as error:
+        raise UserError("serve needs the extra [serve]: pip install 'llm-persona[serve]'") from error
+    named: dict[str, PersonaVector] = {}
+    for text in vectors:
+        name, mark, path = text.partition("=")
+        loaded = PersonaVector.load(path if mark else text)
+        name = name if mark else str(loaded.meta.get("trait") or Path(text).stem)
+        if name in named:
+            raise UserError(f"--vector {text}: the name {name!r} is taken; write NAME=FILE")
+        named[name] = loaded
+    exposed = host not in LOOPBACK
+    if exposed and token is None:
+        token = secrets.token_urlsafe(24)
+        click.echo(f"listening beyond this machine: clients need Authorization: Bearer {token}", err=True)
+    condition = Condition("served", adapter=adapter)
+    listener = _listen(host, port)
+    subject = load_model(model, dtype, device)
+    limits = ServeLimits(new_tokens=max_new_tokens, waiting=max_waiting, seconds=timeout)
+    with listener, subject.under(condition):
+        app = make_app(subject, named, system, token, limits, () if exposed else LOOPBACK)
+        address = f"http://{host}:{listener.getsockname()[1]}/v1"
+        click.echo(f"serving {subject.name} at {address} (vectors: {', '.join(named) or 'none'})", err=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=15, limit_concurrency=512)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> Any:
+    """The socket, taken before the model is loaded: a port that cannot be had is known at once."""
+    import socket
+
+    from llm_persona.domain.errors import UserError
+
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"--port {port}: cannot listen on {host} ({error.strerror}); choose another") from error
+    return listener

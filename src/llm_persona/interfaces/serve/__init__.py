@@ -1,0 +1,1 @@
+"""An OpenAI-compatible chat endpoint whose requests may carry persona vectors."""
