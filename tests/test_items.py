@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import OPTIONS, Items, load_items, parse_item
+from llm_persona.domain.item_sources import load_items
+from llm_persona.domain.items import OPTIONS, Items, parse_item
 
 GOOD = {
     "situation": "It rains.", "query": "What now?", "response_high1": "Go out.", "response_high2": "Dance.",

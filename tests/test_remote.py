@@ -12,7 +12,7 @@ from servers import Faulty, completion, running
 
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import load_items
+from llm_persona.domain.item_sources import load_items
 from llm_persona.instruments.trait_benchmark import evaluate
 from llm_persona.interfaces.serve.app import make_app
 from llm_persona.subject.remote.api_subject import ApiSubject, connect

@@ -6,7 +6,8 @@ import pytest
 
 from llm_persona.analysis.trait_scoring import letter_row, rescore, summarise
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import OPTIONS, load_items
+from llm_persona.domain.item_sources import load_items
+from llm_persona.domain.items import OPTIONS
 from llm_persona.domain.templates import load_template
 
 EVEN = dict.fromkeys(OPTIONS, 0.25)

@@ -250,7 +250,7 @@ def test_an_encoder_decoder_is_refused_by_name():
 
 
 def test_the_benchmark_runs_on_any_subject(tiny):
-    from llm_persona.domain.items import load_items
+    from llm_persona.domain.item_sources import load_items
 
     found = evaluate(tiny, load_items("openness").split("select")[:3])
     assert found.summary["n"] == 3

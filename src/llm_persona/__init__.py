@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from llm_persona.domain.condition import BASE, Condition, Steer, instructed, steered, tuned
     from llm_persona.domain.config import StudyConfig
     from llm_persona.domain.errors import IncompatibleVector, Overlap, UserError
-    from llm_persona.domain.items import Item, Items, load_items
+    from llm_persona.domain.item_sources import load_items
+    from llm_persona.domain.items import Item, Items
     from llm_persona.domain.measurement import Measurement
     from llm_persona.domain.responses import Response, labelled
     from llm_persona.domain.traits import Trait, list_traits, load_trait
@@ -48,7 +49,7 @@ _HOMES = {
     "UserError": "domain.errors",
     "Item": "domain.items",
     "Items": "domain.items",
-    "load_items": "domain.items",
+    "load_items": "domain.item_sources",
     "Measurement": "domain.measurement",
     "Response": "domain.responses",
     "labelled": "domain.responses",

@@ -26,9 +26,9 @@ def paired_shift(rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]])
     return {
         "n": len(both),
         "n_unpaired": len(rows) - len(both),
-        "score_shift": score.value,
+        "score_shift": score.value if both else None,
         "score_shift_ci": score.ci,
-        "preference_shift": preference.value,
+        "preference_shift": preference.value if len(differences) else None,
         "preference_shift_ci": preference.ci,
         "p_value": paired_p_value(differences) if len(differences) else None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,3 +112,13 @@ def paired_p_value(differences: np.ndarray, permutations: int = 10_000, seed: in
         return float((null >= observed - slack).mean())
     null = np.abs(sign_flips(n, permutations, seed) @ differences) / n
     return float((1 + (null >= observed - slack).sum()) / (permutations + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, so that all claims below a level hold at that level together (Holm 1979)."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return [float(x) for x in adjusted]

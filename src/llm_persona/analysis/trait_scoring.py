@@ -130,7 +130,7 @@ def match_option(text: str, labels: Sequence[str], options: Sequence[str]) -> tu
     mark = "|".join(re.escape(label) for label in labels)
     patterns = (
         rf"^\(?({mark})(?:[\).:,;\s]|$)",
-        rf"\b(?:answer|option|choice|choose|pick|reply)\b[^.\n]{{0,24}}?\(?\b({mark})\b\)?(?:[\).:,;\s]|$)",
+        rf"\b(?i:answer|option|choice|choose|pick|reply)\b[^.\n]{{0,24}}?\(?\b({mark})\b\)?(?:[\).:,;\s]|$)",
         rf"\(({mark})\)",
     )
     for pattern in patterns:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 from llm_persona.domain.errors import UserError
@@ -110,114 +107,6 @@ class Items(Sequence[Item]):
     def ids(self) -> list[str]:
         """Content digests (16 hex digits): what artefacts keep to know what they were made from."""
         return [item.content_digest[:16] for item in self]
-
-
-def load_items(
-    trait: str | None = None, path: str | Path | None = None, author: Literal["first", "second"] = "first"
-) -> Items:
-    """Items of a trait's own bank, or of a file in the TRAIT layout (`.json` list or `.jsonl`).
-
-    `author="second"` gives the forty items that another author wrote for a bundled trait without seeing the bank:
-    what holds on them does not rest on one author's style. No vector or adapter is made from them.
-
-    Items of a file that carry no split of ours get one from a digest of their content, in the
-    bank's proportions (40 : 15 : 25), so that the same item always falls on the same side.
-
-    Raises:
-        UserError: no such trait or file, or a malformed record (named by file and line).
-    """
-    if path is not None:
-        return _read_items(Path(path), trait)
-    if trait is None:
-        raise UserError("load_items needs a trait's name or path=")
-    from llm_persona.domain.traits import load_trait
-
-    loaded = load_trait(trait)
-    if author == "second":
-        source = resources.files("llm_persona.domain") / "data" / "second_author" / f"{loaded.name}.jsonl"
-        if not source.is_file():
-            raise UserError(f"trait {loaded.name!r}: has no items of a second author; give a file with --items")
-        return _items_of(list(_jsonl(Path(source.name), source.read_text(encoding="utf-8"))), source.name, loaded.name)
-    return Items(loaded.bank, f"bank:{loaded.name}")
-
-
-def _read_items(path: Path, trait: str | None) -> Items:
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give a TRAIT .json or .jsonl file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such items file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    records = _jsonl(path, text) if path.suffix == ".jsonl" else _json_list(path, text)
-    return _items_of(records, str(path), trait)
-
-
-def _items_of(records: Iterable[tuple[int, Any]], path: str, trait: str | None) -> Items:
-    """Items of (place, record) pairs, those of one trait if it is named; ids must differ."""
-    items = [parse_item(record, f"{path}:{line}", str(number)) for number, (line, record) in enumerate(records)]
-    if trait is not None:
-        of_trait = [i for i in items if not i.trait or i.trait.lower() == trait.lower()]
-        if items and not of_trait:
-            found = ", ".join(sorted({i.trait for i in items}))
-            raise UserError(f"{path}: holds no item of trait {trait!r} (found: {found})")
-        items = of_trait
-    if not items:
-        raise UserError(f"{path}: holds no items")
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise UserError(f"{path}: item id {item.id!r} occurs twice; give each item an idx of its own")
-        seen.add(item.id)
-    return Items(items, path)
-
-
-def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not valid JSON; correct that line") from error
-
-
-def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Each element of a JSON list with the line it starts on (json.load would forget the line)."""
-    decoder, space = json.JSONDecoder(), " \t\r\n"
-    text = text.lstrip("\ufeff")
-    place = len(text) - len(text.lstrip(space))
-    if text[place : place + 1] != "[":
-        raise UserError(f"{path}:1: expected a JSON list of items ('['); a .jsonl file needs that suffix")
-    place += 1
-    first = True
-    while True:
-        while text[place : place + 1] and text[place] in space:
-            place += 1
-        if text[place : place + 1] == "]":
-            if text[place + 1 :].strip(space):
-                raise UserError(f"{path}:{_line(text, place)}: text after the end of the list")
-            return
-        if not first:
-            if text[place : place + 1] != ",":
-                raise UserError(f"{path}:{_line(text, place)}: expected ',' or ']' between items")
-            place += 1
-            while text[place : place + 1] and text[place] in space:
-                place += 1
-        first = False
-        start = place
-        try:
-            record, place = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError) as error:
-            at = getattr(error, "pos", start)
-            raise UserError(f"{path}:{_line(text, at)}: not valid JSON; correct that line") from error
-        yield _line(text, start), record
-
-
-def _line(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
 
 
 def parse_item(record: Any, where: str, fallback_id: str) -> Item:

@@ -17,6 +17,9 @@ from llm_persona.domain.store import digest
 
 Pole = Literal["high", "low"]
 POLES: tuple[Pole, ...] = ("high", "low")
+Level = Literal["pair", "name", "description", "facets"]
+LEVELS: tuple[Level, ...] = ("pair", "name", "description", "facets")
+"""How much an instruction says of the persona."""
 ORDER = (
     "openness",
     "conscientiousness",
@@ -141,15 +144,30 @@ class Trait(_Strict):
         """Open questions of one split."""
         return [q for q in self.questions if q.split == split]
 
-    def instruction(self, pole: str) -> str:
-        """The system prompt for `--instruct`: the trait's held-out instruction pair, so that no
-        vector was fitted under the words that are measured. `neutral` asks for a plain answer."""
+    def instruction(self, pole: str, level: Level = "pair") -> str:
+        """The system prompt for `--instruct`. `neutral` asks for a plain answer, whatever the level.
+
+        `pair` is the trait's held-out instruction pair, so that no vector was fitted under the words that are
+        measured. `name` says no more than the trait's name, `description` describes the pole, `facets` goes on with
+        what a person at that pole does in each facet.
+
+        Raises:
+            UserError: an unknown pole or level.
+        """
         if pole == "neutral":
             return "You are an assistant. Answer the user's question plainly and briefly."
         if pole not in POLES:
             raise UserError(f"--instruct {pole!r}: choose high, low or neutral")
-        pair = self.pairs("test")[0]
-        return pair.high if pole == "high" else pair.low
+        if level == "pair":
+            return str(getattr(self.pairs("test")[0], pole))
+        if level == "name":
+            return f"You are a person who is very {pole} in {self.title[0].lower()}{self.title[1:]}."
+        described = str(getattr(self.descriptions, pole))
+        if level == "description":
+            return described
+        if level == "facets":
+            return " ".join([described, *(str(getattr(facet, pole)) for facet in self.facets)])
+        raise UserError(f"--level {level!r}: choose one of {', '.join(LEVELS)}")
 
 
 def list_traits() -> list[str]:

@@ -53,6 +53,13 @@ class TraitBenchmark:
         form = self.form if self.mode == "likelihood" else None
         return ["trait", self.mode, template, form, self.paraphrase, list(self.items)]
 
+    def prompts(self) -> list[str]:
+        """What is asked: two prompts an item (one for each order), or its situation and query in likelihood mode."""
+        items = [item.paraphrased() for item in self.items] if self.paraphrase else list(self.items)
+        if self.mode == "likelihood":
+            return [item.prompt for item in items]
+        return _prompts(items, load_template(self.template))
+
     def measure(
         self, subject: Any, condition: str = "base", progress: Callable[[int], None] | None = None
     ) -> Measurement:

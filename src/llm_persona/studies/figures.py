@@ -10,8 +10,8 @@ HIGH, LOW, NEUTRAL, NULL = "#b35806", "#2166ac", "#4d4d4d", "#bdbdbd"
 """High, low, base, and null bands (orange and blue: distinct in every common colour-vision deficiency)."""
 
 
-def draw_figures(results: dict[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Name to (matplotlib figure, alternative text)."""
+def prepare_matplotlib() -> Any:
+    """pyplot without a screen, with our settings: the same drawing on every machine."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,6 +25,36 @@ def draw_figures(results: dict[str, Any]) -> dict[str, tuple[Any, str]]:
             "figure.dpi": 100,
         }
     )
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def svg_of(figure: Any) -> str:
+    """The figure as SVG text, without a date."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def save_figure(figure: Any, stem: Path) -> list[Path]:
+    """Write `stem`.svg and `stem`.png (200 dpi), close the figure, and return both paths."""
+    import matplotlib.pyplot as plt
+
+    from llm_persona.domain.store import appearing
+
+    paths = [stem.parent / f"{stem.name}.svg", stem.parent / f"{stem.name}.png"]
+    with appearing(paths[0]) as path:
+        path.write_text(svg_of(figure), encoding="utf-8")
+    with appearing(paths[1]) as path:
+        figure.savefig(path, format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return paths
+
+
+def draw_figures(results: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Name to (matplotlib figure, alternative text)."""
+    prepare_matplotlib()
     figures = {}
     for name, trait in results["traits"].items():
         figures[f"{name}-layers"] = _layers(name, trait)
@@ -36,20 +66,10 @@ def draw_figures(results: dict[str, Any]) -> dict[str, tuple[Any, str]]:
 
 def save_figures(results: dict[str, Any], folder: Path) -> dict[str, dict[str, str]]:
     """Write each figure as SVG and PNG; returns name to `svg` (text, for the page) and `alt`."""
-    import matplotlib.pyplot as plt
-
-    from llm_persona.domain.store import appearing
-
     saved = {}
     for name, (figure, alt) in draw_figures(results).items():
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        text = buffer.getvalue()
-        with appearing(folder / f"{name}.svg") as path:
-            path.write_text(text, encoding="utf-8")
-        with appearing(folder / f"{name}.png") as path:
-            figure.savefig(path, format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
-        plt.close(figure)
+        paths = save_figure(figure, folder / name)
+        text = paths[0].read_text(encoding="utf-8")
         saved[name] = {"svg": text[text.index("<svg") :], "alt": alt}
     return saved
 

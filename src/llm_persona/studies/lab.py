@@ -93,7 +93,7 @@ class Lab:
         def make() -> Any:
             return [m.as_json() for m in samples.measure_steered(self.subject(), planned)]
 
-        key = [self.identity, [_state(c) for c in planned], samples.key]
+        key = [self.identity, [state_of(c) for c in planned], samples.key]
         return [Measurement(**m) for m in self.stages.value(f"{name} steered samples", key, make)]
 
     def read(self, name: str, instrument: Instrument) -> Measurement:
@@ -101,10 +101,10 @@ class Lab:
         return self.measure(name, BASE, instrument)
 
     def _key(self, condition: Condition, instrument: Instrument) -> Any:
-        return [self.identity, _state(condition), instrument.key]
+        return [self.identity, state_of(condition), instrument.key]
 
 
-def _state(condition: Condition) -> Any:
+def state_of(condition: Condition) -> Any:
     """What a condition does to the subject; its name does not count."""
     from pathlib import Path
 

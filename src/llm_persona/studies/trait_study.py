@@ -31,6 +31,8 @@ from llm_persona.training.finetune import finetune, holds_training, training_key
 from llm_persona.training.recipe import PERSONA, Recipe
 
 SAMPLES_SHOWN = 3
+ROW = ("id", "high", "preference", "unscored")
+"""What results keep of each item, so that runs can be compared item by item later."""
 
 
 @dataclass
@@ -313,6 +315,7 @@ class TraitStudy:
             "distinct_2": samples.summary["distinct_2"],
             "mean_tokens": samples.summary["mean_tokens"],
             "samples": [{"question": r["question"], "text": r["text"]} for r in samples.rows[:SAMPLES_SHOWN]],
+            "rows": [{k: r[k] for k in ROW if k in r} for r in measured["likelihood"].rows],
         }
 
 

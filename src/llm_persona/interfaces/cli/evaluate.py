@@ -2,102 +2,182 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from llm_persona.interfaces.cli.options import (
-    condition_from,
-    condition_options,
+    ApiArguments,
+    ConditionArguments,
+    api_from,
+    api_options,
+    conditions_from,
+    conditions_options,
     json_option,
-    load_model,
     output_checked,
     read_item_set,
     refuse_overlap,
     seed_option,
-    subject_options,
+    subjects_options,
     write_result,
 )
 
 
-@click.command(epilog="Example: llm-persona evaluate --trait openness --mode likelihood --json base.json")
-@click.option("--trait", "traits", multiple=True, help="Trait (repeatable; default: those of the items, or openness).")
-@click.option("--items", default="bank", show_default=True, help="bank, or a file in the TRAIT layout.")
+@click.command(epilog="Example: llm-persona evaluate --trait all --instruct none --instruct high --figure profile.png")
+@click.option("--trait", "traits", multiple=True, help="Trait (repeatable), or all. Default: those of the items, or "
+              "openness.")  # fmt: skip
+@click.option("--items", default="bank", show_default=True,
+              help="bank, second (another author's), a file or folder in TRAIT layout, hub:OWNER/NAME.")  # fmt: skip
 @click.option("--split", default="default", type=click.Choice(["default", "fit", "select", "test", "all"]),
               help="default: test of the bank, all of a file.")  # fmt: skip
-@click.option(
-    "--mode", default="likelihood", show_default=True, type=click.Choice(["likelihood", "choice", "upstream"])
-)
+@click.option("--mode", default="likelihood", show_default=True,
+              type=click.Choice(["likelihood", "choice", "upstream", "generate"]))  # fmt: skip
 @click.option("--template", default="1", show_default=True, help="1, 2, 3 or a text file with named fields.")
+@click.option("--form", default="mean", show_default=True, type=click.Choice(["mean", "sum", "unconditional"]),
+              help="How likelihood mode makes one number of a response's token log-probabilities.")  # fmt: skip
+@click.option("--paraphrase", is_flag=True, help="Ask with the items' paraphrased situation and query.")
+@click.option("--reliability", is_flag=True, help="Also how many answers change with template, order and wording.")
 @click.option("--rescore", type=click.Path(), help="Score recorded option likelihoods of this file; no model is run.")
+@click.option("--api-records", is_flag=True, help="--rescore: the records are of a model behind an API.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N items per trait.")
 @click.option("--allow-overlap", is_flag=True, help="Evaluate an artefact on the items it was made from.")
+@click.option("--figure", type=click.Path(dir_okay=False), help="Save the profile as a picture (PNG and SVG).")
 @seed_option
-@condition_options
-@subject_options
+@conditions_options
+@subjects_options
+@api_options
 @json_option
 def evaluate(
-    traits: tuple[str, ...], items: str, split: str, mode: Any, template: str, rescore: str | None, limit: int | None,
-    allow_overlap: bool, seed: int, model: str, dtype: str, device: str, json_path: str | None, **rest: Any,
+    traits: tuple[str, ...], items: str, split: str, mode: Any, template: str, form: str, paraphrase: bool,
+    reliability: bool, rescore: str | None, api_records: bool, limit: int | None, allow_overlap: bool,
+    figure: str | None, seed: int, models: tuple[str, ...], dtype: str, device: str, json_path: str | None, **rest: Any,
 ) -> None:  # fmt: skip
-    """Measure traits with TRAIT items: the share of items whose preferred option is a high one."""
-    from llm_persona.analysis.trait_scoring import rescore as score_records
+    """Measure traits with TRAIT items: the share of items whose preferred option is a high one.
+
+    Several --model, --instruct or --adapter are measured one after the other and compared.
+    """
     from llm_persona.domain.errors import UserError
-    from llm_persona.domain.items import load_items
     from llm_persona.domain.templates import load_template
     from llm_persona.domain.traits import load_trait
-    from llm_persona.instruments.trait_benchmark import evaluate as measure
-    from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.instruments.trait_benchmark import TraitBenchmark
+    from llm_persona.interfaces.cli.terminal import counting
+    from llm_persona.studies.evaluation import EvaluationPlan, evaluate_sets
 
-    condition = condition_from(rest)
+    api = api_from(rest)
+    arguments = conditions_from(rest)
     if rescore is not None:
         if mode != "upstream":
             raise UserError("--rescore recomputes upstream scores; add --mode upstream")
-        found = load_items(path=rescore)[:limit]
-        names = sorted({i.trait.lower() or "items" for i in found})
-        results = {n: score_records([i for i in found if (i.trait.lower() or "items") == n]) for n in names}
-        _print_and_write(results, "recorded", mode, {"name": "recorded"}, json_path)
+        with output_checked(json_path, figure):
+            _finish([_rescored(rescore, limit, api_records)], json_path, figure)
         return
     load_template(template)
-    names = list(traits) or (
-        ["openness"] if items == "bank" else sorted({i.trait.lower() or "items" for i in load_items(path=items)})
-    )
+    sets = _item_sets(traits, items, split, limit)
+    for one in arguments:
+        for chosen in sets.values():
+            refuse_overlap(one, chosen, allow_overlap)
+    states = [{n: a.condition(load_trait(n) if a.needs_trait else None) for n in sets} for a in arguments]
+    plan = EvaluationPlan(TraitBenchmark((), mode, template, form, paraphrase), reliability)
+    total = plan.count(sets)
+    runs = []
+    with output_checked(json_path, figure):
+        for model in dict.fromkeys(models):
+            subject = api.load(model, dtype, device)
+            _announce(subject, sets, plan, api, arguments)
+            for state in states:
+                name = next(iter(state.values())).name
+                with counting(f"{model}, {name}: {total} items, {mode}", total) as step:
+                    runs.append(evaluate_sets(subject, sets, state, plan, step))
+            if hasattr(subject, "caller"):
+                runs[-1]["calls"] = subject.caller.record.as_json()
+            del subject  # before the next model is loaded
+        _finish(runs, json_path, figure)
+
+
+def _item_sets(traits: tuple[str, ...], items: str, split: str, limit: int | None) -> dict[str, Any]:
+    """Trait to its items; a user's own trait file is used under the trait's name."""
+    from llm_persona.domain.item_sources import load_items
+    from llm_persona.domain.traits import list_traits, load_trait
+
+    bundled = items in ("bank", "second")
+    names = list_traits() if bundled and "all" in traits else [t for t in traits if t != "all"]
+    if not names:
+        found = [] if bundled else load_items(path=items)
+        names = ["openness"] if bundled else sorted({i.trait.lower() or "items" for i in found})
     sets = {}
     for name in names:
-        known = load_trait(name).name if items == "bank" or name.endswith((".yaml", ".yml")) else name
-        sets[known] = read_item_set(
-            None if known == "items" else known if items != "bank" else name, items, split, limit
-        )
-        refuse_overlap(condition, sets[known], allow_overlap)
-    conditions = {n: condition.condition(load_trait(n) if condition.needs_trait else None) for n in sets}
-    with output_checked(json_path):
-        subject = load_model(model, dtype, device)
-    results = {}
-    for name, chosen in sets.items():
-        with status(f"{name}: {len(chosen)} items, {mode}"), subject.under(conditions[name]):
-            results[name] = measure(subject, chosen, mode, template, conditions[name].name)
-    _print_and_write(results, model, mode, next(iter(conditions.values())).as_json(), json_path)
+        own = name.endswith((".yaml", ".yml"))
+        known = load_trait(name).name if bundled or own else name
+        wanted = name if bundled else None if known == "items" else known
+        sets[known] = read_item_set(wanted, items, split, limit)
+    return sets
 
 
-def _print_and_write(results: dict[str, Any], model: str, mode: str, condition: Any, json_path: str | None) -> None:
+def _rescored(path: str, limit: int | None, api_records: bool) -> dict[str, Any]:
+    from llm_persona.analysis.trait_scoring import rescore
+    from llm_persona.domain.item_sources import load_items
+
+    found = load_items(path=path)[:limit]
+    names = sorted({i.trait.lower() or "items" for i in found})
+    scored = {n: rescore([i for i in found if (i.trait.lower() or "items") == n], api_records) for n in names}
+    traits = {name: {**one.summary, "rows": one.rows} for name, one in scored.items()}
+    return {"model": "recorded", "mode": "upstream", "condition": {"name": "recorded"}, "traits": traits}
+
+
+def _announce(
+    subject: Any, sets: dict[str, Any], plan: Any, api: ApiArguments, arguments: list[ConditionArguments]
+) -> None:
+    """What asking a model behind an API will cost, before it is asked."""
+    if not hasattr(subject, "caller"):
+        return
+    from llm_persona.instruments.trait_benchmark import ANSWER_TOKENS
+
+    prompts = [p for items in sets.values() for asked in plan.askings(items).values() for p in asked.prompts()]
+    new = ANSWER_TOKENS if plan.benchmark.mode == "generate" else 1
+    estimate = subject.estimate(prompts * len(arguments), new, api.rates)
+    click.echo(f"{subject.name}: {estimate.sentence()}", err=True)
+
+
+def _finish(runs: list[dict[str, Any]], json_path: str | None, figure: str | None) -> None:
+    """Print, draw and write: one result as the contract has it, several with their comparison."""
+    from llm_persona.studies.compare import compare, label_of
+
+    for run in runs:
+        _print(run)
+    comparison = compare([{"label": label_of(r), **r} for r in runs]) if len(runs) > 1 else None
+    if comparison is not None:
+        from llm_persona.interfaces.cli.report import print_differences
+
+        print_differences(comparison)
+    write_result(json_path, runs[0] if comparison is None else {"runs": runs, "comparison": comparison})
+    if figure is not None:
+        from llm_persona.studies.profile_figure import save_profile
+
+        drawn = comparison or {"runs": [{"label": label_of(runs[0]), **runs[0]}]}
+        click.echo(f"wrote {' and '.join(str(p) for p in save_profile(drawn, Path(figure)))}")
+
+
+def _print(run: dict[str, Any]) -> None:
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
     rows = []
-    for name, found in results.items():
-        s = found.summary
+    for name, s in run["traits"].items():
         flag = "" if s["headroom"] is not False else " (no headroom)"
         rows.append(
             [name, str(s["n"]), str(s["n_unscored"]), cell(s["score"], 1) + flag, span(s["score_ci"], 1),
              cell(s["preference"], 3), cell(s["option_mass"], 3), cell(s["order_consistency"])]
         )  # fmt: skip
-    table(f"{model}, {condition['name']}, mode {mode}: percent of items with a high answer",
+    table(f"{run['model']}, {run['condition']['name']}, mode {run['mode']}: percent of items with a high answer",
           ["trait", "n", "unscored", "score", "95% interval", "preference", "mass", "consistency"], rows)  # fmt: skip
-    write_result(
-        json_path,
-        {
-            "model": model,
-            "mode": mode,
-            "condition": condition,
-            "traits": {name: {**found.summary, "rows": found.rows} for name, found in results.items()},
-        },
-    )
+    for name, s in run["traits"].items():
+        for reason, count in s["unscored"].items():
+            click.echo(f"- {name}: {count} unscored: {reason}")
+    changes = [
+        [name, asking, cell(c["changed"], 0), span(c["changed_ci"], 0), str(c["n"]), str(c["n_left_out"])]
+        for name, s in run["traits"].items()
+        for asking, c in (s.get("reliability") or {}).items()
+    ]
+    if changes:
+        table("Reliability: percent of items whose class changes with the asking",
+              ["trait", "between", "changed", "95% interval", "n", "left out"], changes)  # fmt: skip

@@ -39,7 +39,7 @@ def finetune(
     from dataclasses import asdict, replace
 
     from llm_persona.domain.errors import UserError
-    from llm_persona.domain.items import load_items
+    from llm_persona.domain.item_sources import load_items
     from llm_persona.interfaces.cli.terminal import err
     from llm_persona.training.data import from_chat, from_items
     from llm_persona.training.finetune import finetune as train

@@ -29,26 +29,62 @@ def chain(*decorators: Decorator) -> Decorator:
     return apply
 
 
-subject_options = chain(
-    click.option("--model", default="smollm2-135m", show_default=True, help="Hub id, folder, .gguf, or smollm2-135m."),
-    click.option(
-        "--dtype",
-        default="auto",
-        show_default=True,
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        help="auto takes bfloat16 where the machine computes in it.",
-    ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ..."),
+def _subject_options(several: bool) -> Decorator:
+    text = "Hub id, folder, .gguf, smollm2-135m, or openai:NAME behind an API"
+    model = click.option("--model", default="smollm2-135m", show_default=True, help=f"{text}.")
+    if several:
+        model = click.option("--model", "models", multiple=True, default=("smollm2-135m",), show_default=True,
+                             help=f"{text} (repeatable: compared).")  # fmt: skip
+    return chain(
+        model,
+        click.option(
+            "--dtype",
+            default="auto",
+            show_default=True,
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            help="auto takes bfloat16 where the machine computes in it.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ..."),
+    )
+
+
+subject_options = _subject_options(several=False)
+subjects_options = _subject_options(several=True)
+api_options = chain(
+    click.option("--base-url", help="Address of an OpenAI-compatible server, e.g. http://localhost:8000/v1."),
+    click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Calls at once."),
+    click.option("--max-calls", type=click.IntRange(min=1), help="Make at most N calls; the next run goes on."),
+    click.option("--price", help="IN/OUT: price of a million tokens, for the estimate, e.g. 0.15/0.60."),
 )
-condition_options = chain(
-    click.option("--instruct", type=click.Choice(["high", "low", "neutral"]), help="Under the trait's instruction."),
-    click.option("--system", help="Under this system prompt."),
-    click.option("--adapter", help="With a LoRA adapter (PEFT folder)."),
+level_option = click.option(
+    "--level",
+    default="pair",
+    show_default=True,
+    type=click.Choice(["pair", "name", "description", "facets"]),
+    help="How much --instruct says: the held-out pair, or the trait's name, description, or facets too.",
+)
+vector_options = chain(
     click.option("--vector", "vectors", multiple=True, help="Steer with a vector file (repeatable)."),
     click.option("--layer", "layers", multiple=True, help="Its layer, or auto (the recommended one)."),
     click.option("--coefficient", "coefficients", multiple=True, type=float, help="Strength in measured pole gaps."),
     click.option("--dose", "doses", multiple=True, type=float, help="Strength as a share of the layer's norm."),
 )
+condition_options = chain(
+    click.option("--instruct", type=click.Choice(["high", "low", "neutral"]), help="Under the trait's instruction."),
+    level_option,
+    click.option("--system", help="Under this system prompt."),
+    click.option("--adapter", help="With a LoRA adapter (PEFT folder)."),
+    vector_options,
+)
+conditions_options = chain(
+    click.option("--instruct", "instructs", multiple=True, type=click.Choice(["none", "high", "low", "neutral"]),
+                 help="Under the trait's instruction (repeatable: each is a condition)."),
+    level_option,
+    click.option("--system", help="Under this system prompt."),
+    click.option("--adapter", "adapters", multiple=True, help="With a LoRA adapter (repeatable: each a condition; "
+                 "none is the model without one)."),
+    vector_options,
+)  # fmt: skip
 json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the result as JSON.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 
@@ -58,6 +94,7 @@ class ConditionArguments:
     """The raw values of `condition_options`."""
 
     instruct: str | None
+    level: Any
     system: str | None
     adapter: str | None
     vectors: tuple[str, ...]
@@ -105,8 +142,9 @@ class ConditionArguments:
                     raise UserError(f"--vector {path}: say how strongly, with --coefficient C or --dose D")
                 amount = {"coefficient": float(recommended["coefficient"])}
             steers.append(Steer(vector, layer, name=name, **amount))
-        system = trait.instruction(self.instruct) if self.instruct is not None else self.system
-        parts = [f"instructed {self.instruct}" if self.instruct else "system" if self.system else ""]
+        system = trait.instruction(self.instruct, self.level) if self.instruct is not None else self.system
+        level = f" ({self.level})" if self.level != "pair" and self.instruct != "neutral" else ""
+        parts = [f"instructed {self.instruct}{level}" if self.instruct else "system" if self.system else ""]
         parts += [f"adapter {Path(self.adapter).name}" if self.adapter else "", *[s.label for s in steers]]
         name = " + ".join(p for p in parts if p) or "base"
         return Condition(name, system, self.adapter, tuple(steers))
@@ -138,8 +176,19 @@ def _layer(text: str, vector: Any, path: str) -> int:
 
 def condition_from(arguments: dict[str, Any]) -> ConditionArguments:
     """Take the condition's options out of a command's keyword arguments."""
-    names = ("instruct", "system", "adapter", "vectors", "layers", "coefficients", "doses")
+    names = ("instruct", "level", "system", "adapter", "vectors", "layers", "coefficients", "doses")
     return ConditionArguments(**{name: arguments.pop(name) for name in names})
+
+
+def conditions_from(arguments: dict[str, Any]) -> list[ConditionArguments]:
+    """The same where `--instruct` and `--adapter` may be given several times: every combination, in that order."""
+    instructs = [None if i == "none" else i for i in arguments.pop("instructs")] or [None]
+    adapters = [None if a == "none" else a for a in arguments.pop("adapters")] or [None]
+    return [
+        condition_from({**arguments, "instruct": instruct, "adapter": adapter})
+        for adapter in dict.fromkeys(adapters)
+        for instruct in dict.fromkeys(instructs)
+    ]
 
 
 def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -> None:
@@ -161,12 +210,60 @@ def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -
 
 
 def load_model(model: str, dtype: str, device: str) -> Subject:
-    """Load the subject behind a status line."""
+    """Load the subject behind a status line.
+
+    Raises:
+        UserError: the model is behind an API, where its inside cannot be seen.
+    """
+    from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import status
     from llm_persona.subject.load import load_subject
 
+    if model.startswith("openai:"):
+        raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
         return load_subject(model, dtype=dtype, device=device)
+
+
+@dataclass(frozen=True)
+class ApiArguments:
+    """The raw values of `api_options`."""
+
+    base_url: str | None
+    concurrency: int
+    max_calls: int | None
+    price: str | None
+
+    @property
+    def rates(self) -> tuple[float, float] | None:
+        """Price of a million tokens in and out.
+
+        Raises:
+            UserError: `--price` is not two numbers.
+        """
+        from llm_persona.domain.errors import UserError
+
+        if self.price is None:
+            return None
+        try:
+            sent, back = (float(part) for part in self.price.split("/"))
+        except ValueError as error:
+            raise UserError(f"--price {self.price}: write IN/OUT, e.g. 0.15/0.60") from error
+        return sent, back
+
+    def load(self, model: str, dtype: str, device: str) -> Any:
+        """The subject: here, or behind an API where `--base-url` or the prefix `openai:` says so."""
+        if self.base_url is None and not model.startswith("openai:"):
+            return load_model(model, dtype, device)
+        from llm_persona.subject.remote.api_subject import connect
+        from llm_persona.subject.remote.caller import Limits
+
+        return connect(model, self.base_url, Limits(self.concurrency, max_calls=self.max_calls))
+
+
+def api_from(arguments: dict[str, Any]) -> ApiArguments:
+    """Take the options of `api_options` out of a command's keyword arguments."""
+    return ApiArguments(**{name: arguments.pop(name) for name in ("base_url", "concurrency", "max_calls", "price")})
 
 
 def write_result(path: str | None, value: Any) -> None:
@@ -202,12 +299,9 @@ def output_checked(*paths: str | None) -> Iterator[None]:
 def read_item_set(trait: str | None, source: str, split: str, limit: int | None) -> Items:
     """Items by `--items` (bank or a file) and `--split`; a file is used whole unless a split is asked for."""
     from llm_persona.domain.errors import UserError
-    from llm_persona.domain.items import SPLITS, load_items
+    from llm_persona.domain.item_sources import load_items
+    from llm_persona.domain.items import SPLITS
 
-    if source.startswith("hub:"):
-        raise UserError(
-            f"--items {source}: the Hub cannot be read by this version; download the file and give its path"
-        )
     if source == "second":
         items = load_items(trait, author="second")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,28 @@ def status(text: str) -> Iterator[None]:
     else:
         print(text, file=sys.stderr, flush=True)
         yield
+
+
+@contextmanager
+def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on a terminal, a line a tenth elsewhere; yields what to call with each step."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    done, shown = 0, 0
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        if not err.is_terminal:
+            print(text, file=sys.stderr, flush=True)
+
+        def step(count: int) -> None:
+            nonlocal done, shown
+            done += count
+            bar.update(task, completed=done)
+            if not err.is_terminal and total >= 200 and done * 10 // total > shown:
+                shown = done * 10 // total
+                print(f"{text}: {done} of {total}", file=sys.stderr, flush=True)
+
+        yield step
 
 
 def plain(text: str) -> str:

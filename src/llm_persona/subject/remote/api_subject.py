@@ -56,21 +56,28 @@ class ApiSubject:
         finally:
             self.system = before
 
+    @contextmanager
+    def without_system(self) -> Iterator[ApiSubject]:
+        """For prompts that carry the instruction themselves."""
+        before, self.system = self.system, None
+        try:
+            yield self
+        finally:
+            self.system = before
+
     def request(self, prompt: str, system: str | None = None, **settings: Any) -> ChatRequest:
         """The request of one user turn in the state the subject is in."""
         system = system if system is not None else self.system
         turns = (("system", system),) if system is not None else ()
         return ChatRequest((*turns, ("user", prompt)), **settings)
 
-    def estimate_letters(self, prompts: Sequence[str], rates: tuple[float, float] | None = None) -> Estimate:
-        """What asking for labels would cost."""
-        return self.caller.estimate([self.request(p, max_tokens=1, top_logprobs=TOP) for p in prompts], rates)
-
-    def estimate_answers(
+    def estimate(
         self, prompts: Sequence[str], max_new_tokens: int, rates: tuple[float, float] | None = None
     ) -> Estimate:
-        """What writing answers would cost."""
-        return self.caller.estimate([self.request(p, max_tokens=max_new_tokens) for p in prompts], rates)
+        """What asking would cost, before anything is asked; one new token is a question for labels."""
+        top = TOP if max_new_tokens == 1 else 0
+        requests = [self.request(p, max_tokens=max_new_tokens, top_logprobs=top) for p in prompts]
+        return self.caller.estimate(requests, rates)
 
 
 def connect(model: str, base_url: str | None = None, limits: Limits | None = None) -> ApiSubject:
@@ -90,7 +97,13 @@ def replies_folder() -> Path:
 
 @label_probabilities.register
 def _(subject: ApiSubject, prompts: Sequence[str], labels: Sequence[str], upstream: bool = False) -> np.ndarray:
-    replies = subject.caller.ask_all([subject.request(p, max_tokens=1, top_logprobs=TOP) for p in prompts])
+    if upstream and subject.system is not None:  # the published code puts the persona into the user turn
+        prompts = [f"{subject.system}\n\n{prompt}" for prompt in prompts]
+        with subject.without_system():
+            requests = [subject.request(p, max_tokens=1, top_logprobs=TOP) for p in prompts]
+    else:
+        requests = [subject.request(p, max_tokens=1, top_logprobs=TOP) for p in prompts]
+    replies = subject.caller.ask_all(requests)
     if all(isinstance(r, Failure) or not r.top for r in replies):
         reasons = {r.reason for r in replies if isinstance(r, Failure)}
         said = f" ({'; '.join(sorted(reasons))})" if reasons else ""

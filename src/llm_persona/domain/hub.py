@@ -1,0 +1,54 @@
+"""Data sets of the Hugging Face Hub, gated ones too, with one helpful line when they cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_persona.domain.errors import UserError, one_line
+
+HUB = "hub:"
+PATTERNS = ["*.json", "*.jsonl", "*.parquet"]
+
+
+def hub_folder(source: str) -> Path:
+    """The local folder of `hub:OWNER/NAME` (or `hub:OWNER/NAME@REVISION`), downloaded if it is not in the Hub's cache.
+
+    Only data files are fetched; no code of the data set is run.
+
+    Raises:
+        UserError: no such data set, no access to a gated one, no network and nothing cached.
+    """
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    if name.count("/") != 1:
+        raise UserError(f"--items {source}: write hub:OWNER/NAME, for example hub:mirlab/TRAIT")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=PATTERNS))
+    except GatedRepoError as error:
+        raise UserError(
+            f"--items {source}: the data set is gated; accept its terms on its page, then set HF_TOKEN to a token of "
+            "yours (.env.example)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"--items {source}: no such data set, or it is private; check the name, or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"--items {source}: has no revision {revision!r}") from error
+    except HFValidationError as error:
+        raise UserError(f"--items {source}: {one_line(str(error), 160)}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"--items {source}: cannot be fetched ({type(error).__name__}); connect to the Hub, or download the files "
+            "elsewhere and give their folder with --items"
+        ) from error
