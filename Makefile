@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format test-kill test-kill-sample transfer clean
+.PHONY: help setup run test check format test-kill test-kill-sample transfer results-trait clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -36,6 +36,10 @@ test-kill: setup
 
 test-kill-sample: setup
 	$(BIN)/python benchmarks/kill_study.py --kills 2
+
+# The page docs/results/trait.md: all traits, base and instructed, two modes
+results-trait: setup
+	$(BIN)/python benchmarks/results_trait.py
 
 # Vectors and adapters from our own items, measured on third-party items: ITEMS=path/to/TRAIT.json
 transfer: setup

@@ -16,15 +16,18 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(template: str | None = TEMPLATE):
-    """A byte-level tokenizer with two turn marks, made on the spot."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def make_tokenizer(template: str | None = TEMPLATE, texts: list[str] | None = None):
+    """A byte-level tokenizer with two turn marks, made on the spot; with merges learnt from `texts`, if given."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {char: n for n, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     core = Tokenizer(models.BPE(vocabulary, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
+    if texts is not None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet))
     marks = [AddedToken(mark, special=True) for mark in ("<|im_start|>", "<|im_end|>")]
     core.add_special_tokens(marks)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>")
@@ -63,6 +66,30 @@ def tiny_config(kind: str, vocabulary: int):
 @pytest.fixture(scope="session")
 def tiny():
     return make_subject()
+
+
+def save_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """A tiny random model as a folder, whose tokens are about as long as a real model's."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from llm_persona import load_items
+
+    tokenizer = make_tokenizer(texts=[text for i in load_items("openness") for text in (i.prompt, i.response_low1)])
+    config = AutoConfig.for_model(
+        "llama", hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, vocab_size=len(tokenizer), max_position_embeddings=2048,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory) -> list[str]:
+    """Two tiny models on disk."""
+    place = tmp_path_factory.mktemp("models")
+    return [str(save_tiny_model(place / f"tiny-{n}", n)) for n in range(2)]
 
 
 @pytest.fixture(scope="session")

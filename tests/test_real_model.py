@@ -96,3 +96,37 @@ def test_prompted_rows_are_read_without_the_instruction(smol):
     assert {r.pole for r in rows} == {"high", "low"}
     assert all(r.system is None for r in rows)
     assert lp.record(smol, rows).values.shape[0] == len(rows)
+
+
+@pytest.mark.parametrize("source", ["ours", "third-party"])
+@pytest.mark.parametrize("persona", [None, "Be bold and curious."])
+def test_upstream_mode_equals_a_direct_reading_of_the_published_protocol(smol, items, source, persona, request):
+    """Written from the published description and code (Lee et al. 2024), with nothing of ours but the template."""
+    from llm_persona.domain.condition import Condition
+    from llm_persona.domain.templates import load_template
+
+    chosen = items.split("test")[:6]
+    if source == "third-party":
+        chosen = lp.load_items(path=request.getfixturevalue("trait_file"))[:10]
+    text = load_template("1").text
+    classes = []
+    for item in chosen:
+        shares = []
+        for order in ("high1 low1 high2 low2", "low1 high1 low2 high2"):
+            responses = [getattr(item, f"response_{name}") for name in order.split()]
+            fields = {"situation": item.situation, "query": item.query}
+            prompt = text.format(**fields, **{f"option{n + 1}": r for n, r in enumerate(responses)})
+            content = prompt if persona is None else f"{persona}\n\n{prompt}"
+            ids = smol.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=persona is None, return_tensors="pt"
+            )["input_ids"]
+            with torch.no_grad():
+                chances = smol.model(ids).logits[0, -1].softmax(dim=-1)
+            letters = np.array([float(chances[smol.tokenizer.convert_tokens_to_ids(x)]) for x in "ABCD"])
+            shares.append(letters / letters.sum())
+        (a, b, c, d), (ar, br, cr, dr) = shares
+        classes.append(int(np.argmax([(a + br) / 2, (c + dr) / 2, (b + ar) / 2, (d + cr) / 2])) in (0, 1))
+    with smol.under(Condition("x", system=persona)):
+        found = lp.evaluate(smol, chosen, mode="upstream")
+    assert [row["high"] for row in found.rows] == classes
+    assert found.summary["score"] == pytest.approx(100 * np.mean(classes))

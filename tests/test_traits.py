@@ -73,3 +73,29 @@ def test_one_question_cannot_stand_in_two_splits():
     items[1] = {**items[0], "id": "copy", "split": "test"}
     with pytest.raises(UserError, match="stands there twice"):
         _ = Trait(**{**trait.model_dump(), "items": items}).bank
+
+
+def test_the_example_of_a_ninth_trait_meets_the_standard_and_is_used_by_its_path(tmp_path):
+    from pathlib import Path
+
+    from llm_persona.domain.config import make_config
+    from llm_persona.interfaces.cli.main import run
+
+    path = str(Path(__file__).resolve().parents[1] / "docs" / "examples" / "risk-taking.yaml")
+    assert run(["traits", "check", path]) == 0
+    assert make_config(traits=[path]).traits == [path]
+    assert load_trait(path).instruction("high", "facets")
+
+
+def test_a_trait_of_another_package_is_found_by_its_entry_point(monkeypatch):
+    from importlib import metadata
+    from pathlib import Path
+
+    from llm_persona.domain import traits
+
+    path = str(Path(__file__).resolve().parents[1] / "docs" / "examples" / "risk-taking.yaml")
+    point = type("Point", (), {"name": "risk-taking", "load": lambda self: path})()
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    assert traits.list_traits()[-1] == "risk-taking"
+    assert traits.load_trait("risk-taking").family == "custom"
+    traits._installed.cache_clear()

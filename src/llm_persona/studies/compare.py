@@ -24,10 +24,10 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     """
     place = Path(path)
     if place.is_dir():
-        return _of_study(read_results(place), place.name)
+        return study_runs(read_results(place), place.name)
     found = read_json(place, "result")
     if isinstance(found, dict) and found.get("format") == FORMAT:
-        return _of_study(found, place.parent.name)
+        return study_runs(found, place.parent.name)
     runs = found.get("runs") if isinstance(found, dict) and "runs" in found else [found]
     if not isinstance(runs, list) or not all(_is_result(run) for run in runs):
         raise UserError(f"{place}: neither the JSON of `evaluate` nor a run's results.json")
@@ -43,7 +43,7 @@ def _is_result(run: Any) -> bool:
     )
 
 
-def _of_study(results: dict[str, Any], name: str) -> list[dict[str, Any]]:
+def study_runs(results: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The conditions of a study: base, instructed and tuned."""
     found = []
     for condition in ("base", "instructed high", "instructed low", "tuned high", "tuned low"):

@@ -33,8 +33,8 @@ def run(
     default model, with traits openness and machiavellianism.
     """
     from llm_persona.domain.config import make_config, read_config
-    from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import StudyProgress
+    from llm_persona.studies.many import run_models
     from llm_persona.studies.study import expected_stages, run_study
 
     chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None and k != "traits"}
@@ -42,17 +42,32 @@ def run(
         chosen["traits"] = list(given["traits"])
     if limit is not None:
         chosen["test_items"] = limit
-    if len(models) > 1:
-        raise UserError("several --model: comparisons are not in this version; run one model at a time")
-    if models:
-        chosen["model"] = models[0]
-    config = read_config(Path(study), **chosen) if study else make_config("run", **chosen)
-    folder = Path(out or f"runs/{Path(study).stem if study else config.preset}")
-    with output_checked(json_path), StudyProgress(expected_stages(config)) as progress:
-        results = run_study(config, folder, progress)
-    _summary(results)
+    named: list[str | None] = list(dict.fromkeys(models)) or [None]
+    configs = []
+    for model in named:
+        given_model = {"model": model} if model else {}
+        settings = {**chosen, **given_model}
+        configs.append(read_config(Path(study), **settings) if study else make_config("run", **settings))
+    folder = Path(out or f"runs/{Path(study).stem if study else configs[0].preset}")
+    with output_checked(json_path), StudyProgress(sum(map(expected_stages, configs))) as progress:
+        if len(configs) == 1:
+            results = run_study(configs[0], folder, progress)
+        else:
+            results = run_models(configs, folder, progress)
+    if len(configs) == 1:
+        _summary(results)
+        write_result(json_path, results)
+        click.echo(f"report: {(folder / 'report.html').absolute()}")
+        return
+    from llm_persona.interfaces.cli.report import print_differences
+
+    for one in results["studies"].values():
+        _summary(one)
+    print_differences(results["comparison"])
     write_result(json_path, results)
-    click.echo(f"report: {(folder / 'report.html').absolute()}")
+    for name in results["studies"]:
+        click.echo(f"report: {(folder / name / 'report.html').absolute()}")
+    click.echo(f"comparison: {(folder / 'comparison.json').absolute()} and comparison.png beside it")
 
 
 def _summary(results: dict[str, Any]) -> None:

@@ -1,0 +1,43 @@
+"""The same study of several models: a run folder each, and their comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_persona.domain.config import StudyConfig
+from llm_persona.domain.store import write_json
+from llm_persona.studies.compare import compare, study_runs
+from llm_persona.studies.profile_figure import save_profile
+from llm_persona.studies.stages import Reporter
+from llm_persona.studies.study import run_study
+
+
+def folder_names(models: Sequence[str]) -> list[str]:
+    """A folder name for each model, readable and different."""
+    names = [
+        re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
+        for model in models
+    ]
+    return [name if names.count(name) == 1 else f"{name}-{number + 1}" for number, name in enumerate(names)]
+
+
+def run_models(configs: Sequence[StudyConfig], out: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Run each configuration in `out`/MODEL (killed and continued like any run), then compare.
+
+    Writes `comparison.json` and `comparison.png`/`.svg` (the base profiles, and every condition's difference from the
+    first model's base, paired by item).
+
+    Returns:
+        `{"studies": {folder: results}, "comparison": ...}`.
+    """
+    folder = Path(out)
+    names = folder_names([config.model for config in configs])
+    studies = {name: run_study(config, folder / name, reporter) for name, config in zip(names, configs, strict=True)}
+    runs = {name: study_runs(results, name) for name, results in studies.items()}
+    comparison = compare([run for found in runs.values() for run in found])
+    write_json(folder / "comparison.json", comparison)
+    save_profile(compare([found[0] for found in runs.values()]), folder / "comparison")
+    return {"studies": studies, "comparison": comparison}
