@@ -91,7 +91,7 @@ def reach(likelihood: dict, choice: dict) -> list[str]:
     return [
         f"- Letters: an item keeps its class when the options are swapped in {100 * min(same):.0f} to "
         f"{100 * max(same):.0f}% of items by trait. "
-        + ("Below half, letters say nothing about a trait." if max(same) < 0.5 else "Read the scores with that in mind."),
+        + ("Below half, letters say nothing about a trait." if max(same) < 0.5 else "Mind that when reading scores."),
         f"- Instructions: {len(right)} of {len(shifts)} shifts of preference are clear of zero in the right direction "
         f"({', '.join(sorted({n for n, _ in right})) or 'none'}), {len(wrong)} in the wrong one"
         f"{' (' + ', '.join(sorted(set(wrong))) + ')' if wrong else ''}; the largest is {100 * largest:.1f} points.",
@@ -107,8 +107,8 @@ def main() -> None:
     text = [
         f"# TRAIT on {given.model}",
         "",
-        "Made by `make results-trait`; every number comes from the commands below, on the bank's test split (25 items a",
-        "trait, held out from every vector and adapter). Score: percent of items whose preferred option is a high one,",
+        "Made by `make results-trait`; every number comes from the commands below, on the bank's test split (25 items",
+        "a trait, held out from every vector and adapter). Score: percent of items whose preferred option is a high one,",
         "Wilson 95% intervals; preference: mean probability of high, bootstrap over items.",
         "",
         "```",
