@@ -272,3 +272,151 @@ def test_rows_steered_in_one_batch_write_what_they_write_alone(tiny):
         with steering(tiny, vector, layer=3, dose=dose):
             assert generate(tiny, [prompt], 10) == [found]
     assert [a.text[0] for a in together] == list("xyz")
+
+
+def hidden_with(subject, ids, steers=(), start=None):
+    """Block outputs [layers, length, hidden] of one plain forward, steered by hand where asked."""
+    from llm_persona.subject.reading import reading
+
+    seen = []
+    handles = [b.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
+               for b in subject.blocks]  # fmt: skip
+    try:
+        with torch.no_grad(), reading(subject, len(ids) if start is None else start):
+            subject.decoder(torch.tensor([ids]), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([s[0] for s in seen])
+
+
+@pytest.mark.parametrize("positions", ["prompt", "response"])
+def test_positions_are_absolute_under_a_cache_batching_left_padding_and_sampling(positions):
+    subject = make_subject()
+    vector = random_vector(subject)
+    prompts = ["Hi", "A much longer question about the weather, if you please?", "So?"]
+    with steering(subject, vector, layer=1, coefficient=3.0, positions=positions) as count:
+        cached = generate(subject, prompts, 12)
+    touched = count.tokens
+    assert touched > 0
+    with steering(subject, vector, layer=1, coefficient=3.0, positions=positions):
+        assert generate(subject, prompts, 12, use_cache=False) == cached
+        assert [generate(subject, [p], 12)[0] for p in prompts] == cached
+        sampled = generate(subject, prompts, 8, temperature=1.0, seed=3)
+        assert generate(subject, prompts, 8, temperature=1.0, seed=3, use_cache=False) == sampled
+    with steering(subject, vector, layer=1, coefficient=3.0):
+        assert generate(subject, prompts, 12) != cached
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+def test_only_the_named_positions_of_a_read_response_change_at_the_steered_layer(positions):
+    subject = make_subject()
+    vector = random_vector(subject)
+    row = ROWS[1]
+    rendered = render_response(subject, row.prompt, row.text)
+    for position, inside in (("response_mean", "response"), ("prompt_mean", "prompt")):
+        plain = record(subject, [row], position).values[0, 1]
+        with steering(subject, vector, layer=1, coefficient=2.0, positions=positions):
+            moved = record(subject, [row], position).values[0, 1]
+        expected = 2.0 * vector.directions[1] if positions in ("all", inside) else 0.0
+        np.testing.assert_allclose(moved - plain, np.broadcast_to(expected, plain.shape), atol=2e-5)
+    assert rendered.start < rendered.end
+
+
+def test_packed_branches_and_separate_sequences_agree_when_only_responses_are_steered():
+    shared, alone = make_subject(), make_subject()
+    alone.shares_prompts = False
+    vector = random_vector(shared)
+    for positions in ("prompt", "response"):
+        found = []
+        for subject in (shared, alone):
+            with steering(subject, vector, layer=1, coefficient=1.0, positions=positions):
+                found.append([x.sum() for x in response_logprobs(subject, [Row(r.prompt, r.text) for r in ROWS])])
+        np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_positions_without_anyone_to_say_where_the_response_begins_are_refused():
+    subject = make_subject()
+    with (
+        pytest.raises(UserError, match="nothing says where the response begins"),
+        steering(subject, random_vector(subject), layer=1, coefficient=1.0, positions="response"),
+    ):
+        subject.model(torch.tensor([[1, 2, 3]]))
+
+
+def test_ablation_takes_the_component_out_and_a_cap_keeps_it_within_bounds():
+    subject = make_subject()
+    vector = random_vector(subject)
+    unit = torch.from_numpy(vector.unit(1).astype(np.float32))
+    ids = [5, 9, 11, 40, 77]
+    plain = hidden_with(subject, ids)
+    along = plain[1] @ unit
+    with steering(subject, vector, layer=1, operator="ablate"):
+        ablated = hidden_with(subject, ids)
+    np.testing.assert_allclose(ablated[1] @ unit, np.zeros(5), atol=1e-5)
+    np.testing.assert_allclose(ablated[1], plain[1] - along[:, None] * unit, atol=1e-5)
+    middle = float(along.median())
+    with steering(subject, vector, layer=1, operator="cap", ceiling=middle):
+        capped = hidden_with(subject, ids)
+    np.testing.assert_allclose(capped[1] @ unit, along.clamp(max=middle), atol=1e-5)
+    below = along < middle
+    np.testing.assert_allclose(capped[1][below], plain[1][below], atol=1e-6)
+
+
+def test_increments_of_the_layers_sum_to_the_layer_s_own_vector():
+    from llm_persona.analysis.vectors import increments
+
+    vector = random_vector(make_subject())
+    for first in range(3):
+        steps = increments(vector, first)
+        np.testing.assert_allclose(steps.directions[first:3].sum(axis=0), vector.directions[2], atol=1e-5)
+
+
+def test_two_vectors_at_once_add_up_at_one_layer():
+    subject = make_subject()
+    a, b = random_vector(subject, 1), random_vector(subject, 2)
+    plain = record(subject, ROWS).values[:, 1]
+    with subject.under(Condition("both", steers=(Steer(a, 1, coefficient=1.0), Steer(b, 1, coefficient=-0.5)))):
+        both = record(subject, ROWS).values[:, 1]
+    expected = a.directions[1] - 0.5 * b.directions[1]
+    np.testing.assert_allclose(both - plain, np.broadcast_to(expected, plain.shape), atol=2e-5)
+
+
+def test_another_thread_may_not_use_a_subject_that_is_steered():
+    import threading
+
+    subject = make_subject()
+    vector = random_vector(subject)
+    caught = []
+
+    def intrude(steered):
+        try:
+            if steered:
+                with steering(subject, vector, layer=2, coefficient=1.0):
+                    record(subject, ROWS)
+            else:
+                record(subject, ROWS)
+        except UserError as error:
+            caught.append(str(error))
+
+    with steering(subject, vector, layer=1, coefficient=1.0):
+        for steered in (True, False):
+            thread = threading.Thread(target=intrude, args=(steered,))
+            thread.start()
+            thread.join()
+        record(subject, ROWS)
+    assert len(caught) == 2
+    assert all("another thread" in text for text in caught)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"operator": "ablate", "dose": 0.1}, "takes no coefficient"), ({"operator": "cap"}, "needs at least one"),
+     ({"operator": "twist", "dose": 1.0}, "choose add, ablate or cap"), ({"dose": 0.1, "floor": 1.0}, "belongs to"),
+     ({"operator": "cap", "floor": 2.0, "ceiling": 1.0}, "lies above"), ({"dose": 1, "positions": "x"}, "choose all")],
+)  # fmt: skip
+def test_steering_that_makes_no_sense_is_refused_before_anything_runs(settings, message):
+    subject = make_subject()
+    with pytest.raises(UserError, match=message), steering(subject, random_vector(subject), 1, **settings):
+        record(subject, ROWS)
+    assert not subject.steering_layers

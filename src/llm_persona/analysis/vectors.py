@@ -173,6 +173,14 @@ def matched(vector: PersonaVector, other: PersonaVector) -> PersonaVector:
     return vector.with_direction(other.directions * (vector.norms / norms)[:, None], control=other.meta.get("trait"))
 
 
+def increments(vector: PersonaVector, first: int = 0) -> PersonaVector:
+    """What each layer adds to the direction of the layer below: v_l - v_(l-1), and v_first whole at layer `first`
+    (Chen et al. 2025). Adding c of it at layers first..l gives c * v_l at layer l, were the blocks between linear."""
+    steps = np.diff(vector.directions, axis=0, prepend=np.zeros_like(vector.directions[:1]))
+    steps[first] = vector.directions[first]
+    return vector.with_direction(steps, increments_from=first)
+
+
 def projections(values: np.ndarray, vector: PersonaVector) -> np.ndarray:
     """Projection of each row on each layer's unit direction: float64 [n, layers] from [n, layers, hidden]."""
     units = np.stack([vector.unit(layer) for layer in range(vector.n_layers)])

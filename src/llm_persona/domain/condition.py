@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from llm_persona.domain.errors import UserError
+
+Positions = Literal["all", "prompt", "response"]
+Operator = Literal["add", "ablate", "cap"]
 
 
 @dataclass(frozen=True)
 class Steer:
-    """One vector added at one layer, by `coefficient` (c * v_l) or by `dose` (share of the layer's norm)."""
+    """One vector at one layer, with what it does there.
+
+    `add`: c * v_l is added, by `coefficient` c or by `dose` (share of the layer's norm). `ablate`: the component along
+    v_l is taken out. `cap`: that component is kept within [floor, ceiling] (projection units; either may be open).
+    """
 
     vector: Any
     """A `PersonaVector` (or anything with `directions` and `reference_norms`)."""
@@ -16,16 +25,50 @@ class Steer:
     coefficient: float | None = None
     dose: float | None = None
     name: str = "vector"
+    positions: Positions = "all"
+    operator: Operator = "add"
+    floor: float | None = None
+    ceiling: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.coefficient is None) == (self.dose is None):
-            raise ValueError("give a coefficient or a dose, one of the two")
+        strengths = (self.coefficient is not None) + (self.dose is not None)
+        bounds = self.floor is not None or self.ceiling is not None
+        if self.operator not in ("add", "ablate", "cap"):
+            raise UserError(f"operator {self.operator!r}: choose add, ablate or cap")
+        if self.operator == "add" and strengths != 1:
+            raise UserError("steering: give a coefficient or a dose, one of the two")
+        if self.operator != "add" and strengths:
+            raise UserError(f"operator {self.operator}: takes no coefficient or dose")
+        if (self.operator == "cap") != bounds:
+            raise UserError("a floor or a ceiling belongs to operator cap, which needs at least one of them")
+        if self.floor is not None and self.ceiling is not None and self.floor > self.ceiling:
+            raise UserError(f"cap: the floor {self.floor:g} lies above the ceiling {self.ceiling:g}")
 
     @property
     def label(self) -> str:
-        """E.g. `openness@12 dose +0.20`."""
+        """E.g. `openness@12 dose +0.2`."""
+        where = "" if self.positions == "all" else f" on the {self.positions}"
+        if self.operator == "ablate":
+            return f"{self.name}@{self.layer} ablated{where}"
+        if self.operator == "cap":
+            ends = ["" if end is None else f"{end:g}" for end in (self.floor, self.ceiling)]
+            return f"{self.name}@{self.layer} kept in [{', '.join(ends)}]{where}"
         amount = f"dose {self.dose:+g}" if self.dose is not None else f"c {self.coefficient:+g}"
-        return f"{self.name}@{self.layer} {amount}"
+        return f"{self.name}@{self.layer} {amount}{where}"
+
+    @property
+    def effect(self) -> list[Any]:
+        """What decides its effect besides the vector."""
+        return [self.layer, self.coefficient, self.dose, self.positions, self.operator, self.floor, self.ceiling]
+
+    def as_json(self) -> dict[str, Any]:
+        """What a reader of results needs to repeat it."""
+        found = {"vector": self.name, "layer": self.layer, "coefficient": self.coefficient, "dose": self.dose}
+        if self.positions != "all":
+            found["positions"] = self.positions
+        if self.operator != "add":
+            found |= {"operator": self.operator, "floor": self.floor, "ceiling": self.ceiling}
+        return found
 
 
 @dataclass(frozen=True)
@@ -43,9 +86,7 @@ class Condition:
             "name": self.name,
             "system": self.system,
             "adapter": self.adapter,
-            "steering": [
-                {"vector": s.name, "layer": s.layer, "coefficient": s.coefficient, "dose": s.dose} for s in self.steers
-            ],
+            "steering": [steer.as_json() for steer in self.steers],
         }
 
 

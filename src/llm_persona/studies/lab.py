@@ -113,5 +113,5 @@ def state_of(condition: Condition) -> Any:
     adapter = None
     if condition.adapter is not None:
         adapter = file_digest(Path(condition.adapter) / "adapter_model.safetensors")
-    steers = [[s.vector.digest, s.layer, s.coefficient, s.dose] for s in condition.steers]
+    steers = [[s.vector.digest, *s.effect] for s in condition.steers]
     return [condition.system, adapter, steers]

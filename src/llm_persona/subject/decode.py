@@ -10,6 +10,7 @@ import torch
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens
 from llm_persona.subject.load import Subject
+from llm_persona.subject.reading import reading
 
 HELD_BACK = "�"
 """What an incomplete character decodes to: text that ends so waits for the next token."""
@@ -58,7 +59,7 @@ def decode(
     past = None
     ids = torch.tensor([list(prompt)], device=subject.device)
     for number in range(max_new_tokens):
-        with torch.no_grad():  # not around the yield: the mode would leak into the caller
+        with torch.no_grad(), reading(subject, len(prompt)):  # not around the yield: the mode would leak out
             out = subject.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
             past = out.past_key_values
             logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()

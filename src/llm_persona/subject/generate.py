@@ -12,6 +12,7 @@ import torch
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens, render_prompt
 from llm_persona.subject.load import Subject
+from llm_persona.subject.reading import reading
 
 BATCH = 64
 """Rows generated together: on a CPU a step costs about the same for 32 and for 64 rows."""
@@ -117,13 +118,14 @@ def _run(
         if temperature
         else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
-    out = subject.model.generate(
-        input_ids=ids.to(subject.device),
-        attention_mask=mask.to(subject.device),
-        max_new_tokens=new,
-        use_cache=use_cache,
-        pad_token_id=subject.tokenizer.pad_token_id,
-        eos_token_id=sorted(ends) or None,
-        **sampling,
-    )
+    with reading(subject, width):
+        out = subject.model.generate(
+            input_ids=ids.to(subject.device),
+            attention_mask=mask.to(subject.device),
+            max_new_tokens=new,
+            use_cache=use_cache,
+            pad_token_id=subject.tokenizer.pad_token_id,
+            eos_token_id=sorted(ends) or None,
+            **sampling,
+        )
     return [list(map(int, row)) for row in out[:, width:].cpu()]

@@ -46,6 +46,10 @@ class Subject:
     """Which of the caller's rows are in the batch that `generate` is running now."""
     steering_layers: list[int] = field(default_factory=list)
     """Layers at which a steering context is active now."""
+    steering_thread: int | None = None
+    """The thread that steers: another one must not use the subject meanwhile."""
+    responses: Any = None
+    """Where responses are in the forward that runs now; see `subject.reading`."""
 
     @property
     def device(self) -> torch.device:
@@ -54,8 +58,9 @@ class Subject:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the weights."""
-        return next(self.model.parameters()).dtype
+        """Number format of the residual stream: that of the weights, or of those that are not quantised."""
+        formats = [p.dtype for p in self.model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize > 1]
+        return formats[0] if formats else torch.float32
 
     @property
     def n_layers(self) -> int:
@@ -89,15 +94,13 @@ class Subject:
     def under(self, condition: Condition) -> Iterator[Subject]:
         """Put the subject into `condition`, and back in every case."""
         from llm_persona.subject.adapt import adapted
-        from llm_persona.subject.steer import steering
+        from llm_persona.subject.steer import steered_by
 
         with ExitStack() as stack:
             if condition.adapter is not None:
                 stack.enter_context(adapted(self, condition.adapter))
             for steer in condition.steers:
-                stack.enter_context(
-                    steering(self, steer.vector, layer=steer.layer, coefficient=steer.coefficient, dose=steer.dose)
-                )
+                stack.enter_context(steered_by(self, steer))
             before = self.system
             if condition.system is not None:
                 self.system = condition.system

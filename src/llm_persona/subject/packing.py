@@ -56,6 +56,14 @@ class Packed:
     trunks: list[int]
 
     @property
+    def responses(self) -> torch.Tensor:
+        """Boolean [batch, length]: the responses' own tokens."""
+        mask = torch.zeros(self.input_ids.shape, dtype=torch.bool)
+        for sequence, _row, start, end, _previous in self.spans:
+            mask[sequence, start:end] = True
+        return mask
+
+    @property
     def inputs(self) -> dict[str, torch.Tensor]:
         """What the model's forward takes."""
         if self.attention_mask.dim() == 2:  # one branch a sequence: the plain inputs that every model takes

@@ -14,6 +14,7 @@ from llm_persona.domain.responses import Response
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Packed, Row, plan
+from llm_persona.subject.reading import reading
 
 Position = Literal["response_mean", "prompt_last", "prompt_mean"]
 POSITIONS: tuple[Position, ...] = ("response_mean", "prompt_last", "prompt_mean")
@@ -80,14 +81,16 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> 
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             hidden = block_output(output).float()
-            pooled[layer] = torch.einsum("st,sth->sh", weights, hidden[sequences])
+            here = weights.to(hidden.device)  # blocks of a sharded model live on several devices
+            pooled[layer] = torch.einsum("st,sth->sh", here, hidden[sequences.to(hidden.device)])
 
         return hook
 
     handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
     try:
-        subject.decoder(**packed.inputs, use_cache=False)
+        with reading(subject, packed.responses):
+            subject.decoder(**packed.inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([pooled[layer] for layer in range(subject.n_layers)], dim=1).cpu().numpy()
+    return torch.stack([pooled[layer].cpu() for layer in range(subject.n_layers)], dim=1).numpy()

@@ -14,6 +14,7 @@ from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
 from llm_persona.subject.logits import logits_at
 from llm_persona.subject.packing import Row, plan, plan_rendered
+from llm_persona.subject.reading import reading
 
 
 @singledispatch
@@ -38,7 +39,8 @@ def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | N
         places = torch.tensor([t for s in packed.spans for t in (s[4], *range(s[2], s[3] - 1))])
         targets = torch.tensor([t for s in packed.spans for t in range(s[2], s[3])])
         sequences, places, targets = (x.to(subject.device) for x in (sequences, places, targets))
-        logits = logits_at(subject.model, packed.inputs, sequences, places).float()
+        with reading(subject, packed.responses):
+            logits = logits_at(subject.model, packed.inputs, sequences, places).float()
         wanted = packed.input_ids[sequences, targets]
         taken = logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)
         for span, values in zip(packed.spans, taken.double().cpu().split(lengths), strict=True):
@@ -69,6 +71,8 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
     for packed in plan_rendered(subject, rendered, [number // 2 for number in range(len(prompts))]):
         sequences = torch.tensor([span[0] for span in packed.spans], device=subject.device)
         ends = torch.tensor([span[4] for span in packed.spans], device=subject.device)
-        chances = logits_at(subject.model, packed.inputs, sequences, ends).float().softmax(dim=1)[:, wanted]
+        with reading(subject, torch.zeros_like(packed.input_ids, dtype=torch.bool)):  # nothing but prompts
+            logits = logits_at(subject.model, packed.inputs, sequences, ends)
+        chances = logits.float().softmax(dim=1)[:, wanted]
         found[[span[1] for span in packed.spans]] = chances.double().cpu().numpy()
     return found

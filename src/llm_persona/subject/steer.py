@@ -1,9 +1,10 @@
-"""Add a vector to the residual stream while the subject reads and writes."""
+"""Change the residual stream along a persona vector while the subject reads and writes."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,19 @@ import numpy as np
 import torch
 
 from llm_persona.analysis.vectors import PersonaVector
+from llm_persona.domain.condition import Operator, Positions, Steer
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.blocks import block_output, with_hidden
 from llm_persona.subject.load import Subject
+from llm_persona.subject.reading import Places
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""What is added to hidden states [batch, length, width]; broadcasts over the first two."""
 
 
 @dataclass
 class SteeringCount:
-    """How many token positions the vector was added to."""
+    """How many token positions were touched, padding included."""
 
     tokens: int = 0
 
@@ -30,20 +36,37 @@ def steering(
     layer: int,
     coefficient: float | None = None,
     dose: float | None = None,
+    positions: Positions = "all",
+    operator: Operator = "add",
+    floor: float | None = None,
+    ceiling: float | None = None,
 ) -> Iterator[SteeringCount]:
-    """Add `coefficient * v_layer` to the output of decoder block `layer`, at all positions.
+    """Steer at the output of decoder block `layer`, [batch, length, hidden].
 
-    A dose is turned into the coefficient that gives it: dose = sign(c) * norm(c * v_l) / reference norm.
-    Works in full forwards and under a key-value cache alike, since every token passes the block once.
-    Contexts may be nested; the subject is restored in every case.
+    `add` adds coefficient * v_layer (a dose is turned into the coefficient that gives it: dose = sign(c) *
+    norm(c * v_l) / reference norm). `ablate` takes the component along v_layer out. `cap` moves that component, where
+    it lies outside [floor, ceiling] (projection units), to the nearer end.
+
+    `positions`: all of them, the prompt's only, or the response's own only. They are absolute in the sequence, so a
+    key-value cache, batching, left padding and sampling change nothing. The first token of an answer is predicted at
+    the prompt's last position: `response` leaves it as it is.
+
+    Contexts may be nested, within one thread; the subject is restored in every case.
 
     Raises:
         IncompatibleVector: the vector has another width or number of layers.
-        UserError: no such layer, neither or both of coefficient and dose, or the context ended
-            without a single token having been touched.
+        UserError: no such layer, a strength that does not fit the operator, another thread is steering this subject,
+            or the context ended without a single token having been touched.
     """
-    delta = _delta(subject, vector, layer, coefficient, dose)
-    with _adding(subject, layer, lambda hidden: delta) as count:
+    steer = Steer(vector, layer, coefficient, dose, "vector", positions, operator, floor, ceiling)
+    with steered_by(subject, steer) as count:
+        yield count
+
+
+@contextmanager
+def steered_by(subject: Subject, steer: Steer) -> Iterator[SteeringCount]:
+    """Steer as a condition's entry says."""
+    with _changing(subject, steer.layer, _change(subject, steer), steer.positions) as count:
         yield count
 
 
@@ -61,42 +84,76 @@ def steering_rows(
     def chosen(hidden: torch.Tensor) -> torch.Tensor:
         if subject.current_rows is None or len(subject.current_rows) != hidden.shape[0]:
             raise RuntimeError("steering_rows: only generate() says which rows are in a batch")
-        return deltas[subject.current_rows][:, None]
+        return deltas[subject.current_rows][:, None].to(hidden.device)
 
-    with _adding(subject, layer, chosen) as count:
+    with _changing(subject, layer, chosen, "all") as count:
         yield count
+
+
+def _check(subject: Subject, vector: PersonaVector, layer: int) -> None:
+    vector.check(subject.n_layers, subject.hidden_size, subject.name)
+    if not 0 <= layer < subject.n_layers:
+        raise UserError(f"layer {layer}: the subject has layers 0 to {subject.n_layers - 1}")
 
 
 def _delta(
     subject: Subject, vector: PersonaVector, layer: int, coefficient: float | None, dose: float | None
 ) -> torch.Tensor:
     """What is added at `layer`, [hidden], on the subject's device and in its dtype."""
-    vector.check(subject.n_layers, subject.hidden_size, subject.name)
+    _check(subject, vector, layer)
     if (coefficient is None) == (dose is None):
         raise UserError("steering: give a coefficient or a dose, one of the two")
-    if not 0 <= layer < subject.n_layers:
-        raise UserError(f"layer {layer}: the subject has layers 0 to {subject.n_layers - 1}")
     amount = float(coefficient) if coefficient is not None else vector.coefficient_for(float(dose or 0.0), layer)
     if not np.isfinite(amount):
         raise UserError(f"steering: the strength {amount} is not a finite number")
     return torch.from_numpy(amount * vector.directions[layer]).to(subject.device, subject.dtype)
 
 
+def _change(subject: Subject, steer: Steer) -> Change:
+    if steer.operator == "add":
+        delta = _delta(subject, steer.vector, steer.layer, steer.coefficient, steer.dose)
+        return lambda hidden: delta.to(hidden.device)
+    _check(subject, steer.vector, steer.layer)
+    unit = torch.from_numpy(steer.vector.unit(steer.layer).astype(np.float32)).to(subject.device)
+    low = -np.inf if steer.operator == "cap" and steer.floor is None else steer.floor
+    high = np.inf if steer.operator == "cap" and steer.ceiling is None else steer.ceiling
+
+    def moved(hidden: torch.Tensor) -> torch.Tensor:
+        along = hidden.float() @ unit.to(hidden.device)
+        target = torch.zeros_like(along) if steer.operator == "ablate" else along.clamp(low, high)
+        return ((target - along)[..., None] * unit.to(hidden.device)).to(hidden.dtype)
+
+    return moved
+
+
 @contextmanager
-def _adding(subject: Subject, layer: int, delta: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[SteeringCount]:
+def _changing(subject: Subject, layer: int, change: Change, positions: str) -> Iterator[SteeringCount]:
+    owner = threading.get_ident()
+    if subject.steering_layers and subject.steering_thread != owner:
+        raise UserError("this subject is being steered by another thread; load a second one, or wait")
     count = SteeringCount()
+    with ExitStack() as stack:
+        mask = stack.enter_context(Places(subject, positions))
 
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-        hidden = block_output(output)
-        count.tokens += hidden.shape[0] * hidden.shape[1]
-        return with_hidden(output, hidden + delta(hidden))
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+            if threading.get_ident() != owner:
+                raise UserError("another thread uses this subject while it is steered; load a second one, or wait")
+            hidden = block_output(output)
+            chosen = mask(hidden)
+            added = change(hidden)
+            if chosen is None:
+                count.tokens += hidden.shape[0] * hidden.shape[1]
+                return with_hidden(output, hidden + added)
+            count.tokens += int(chosen.expand(hidden.shape[0], -1, -1).sum())
+            return with_hidden(output, torch.where(chosen, hidden + added, hidden))
 
-    handle = subject.blocks[layer].register_forward_hook(hook)
-    subject.steering_layers.append(layer)
-    try:
-        yield count
-    finally:
-        handle.remove()
-        subject.steering_layers.remove(layer)
+        handle = subject.blocks[layer].register_forward_hook(hook)
+        subject.steering_layers.append(layer)
+        subject.steering_thread = owner
+        try:
+            yield count
+        finally:
+            handle.remove()
+            subject.steering_layers.remove(layer)
     if count.tokens == 0:
         raise UserError("steering touched no token: nothing was read or generated inside the context")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from llm_persona.domain.condition import Condition
+    from llm_persona.domain.condition import Condition, Steer
     from llm_persona.domain.items import Items
     from llm_persona.subject.load import Subject
 
@@ -68,6 +68,22 @@ vector_options = chain(
     click.option("--layer", "layers", multiple=True, help="Its layer, or auto (the recommended one)."),
     click.option("--coefficient", "coefficients", multiple=True, type=float, help="Strength in measured pole gaps."),
     click.option("--dose", "doses", multiple=True, type=float, help="Strength as a share of the layer's norm."),
+    click.option(
+        "--positions",
+        type=click.Choice(["all", "prompt", "response"]),
+        default="all",
+        show_default=True,
+        help="Which tokens are steered.",
+    ),
+    click.option(
+        "--operator",
+        type=click.Choice(["add", "ablate", "cap"]),
+        default="add",
+        show_default=True,
+        help="Add the vector, take its direction out, or keep the projection on it within bounds.",
+    ),
+    click.option("--floor", type=float, help="--operator cap: lowest projection."),
+    click.option("--ceiling", type=float, help="--operator cap: highest projection."),
 )
 condition_options = chain(
     click.option("--instruct", type=click.Choice(["high", "low", "neutral"]), help="Under the trait's instruction."),
@@ -101,6 +117,10 @@ class ConditionArguments:
     layers: tuple[str, ...]
     coefficients: tuple[float, ...]
     doses: tuple[float, ...]
+    positions: Any
+    operator: Any
+    floor: float | None
+    ceiling: float | None
 
     @property
     def needs_trait(self) -> bool:
@@ -113,8 +133,7 @@ class ConditionArguments:
         Raises:
             UserError: options that do not fit together.
         """
-        from llm_persona.analysis.vectors import PersonaVector
-        from llm_persona.domain.condition import Condition, Steer
+        from llm_persona.domain.condition import Condition
         from llm_persona.domain.errors import UserError
 
         if self.instruct is not None and self.system is not None:
@@ -128,26 +147,41 @@ class ConditionArguments:
         strengths = self.coefficients or self.doses
         if len(self.layers) not in (0, len(self.vectors)) or len(strengths) > len(self.vectors):
             raise UserError(f"{len(self.vectors)} --vector, {len(self.layers)} --layer: give each vector its layer")
-        steers = []
-        for number, path in enumerate(self.vectors):
-            vector = PersonaVector.load(path)
-            layer = _layer(self.layers[number] if number < len(self.layers) else "auto", vector, path)
-            name = str(vector.meta.get("trait") or Path(path).stem)
-            if number < len(strengths):
-                strength = strengths[number]
-                amount = {"coefficient": strength} if self.coefficients else {"dose": strength}
-            else:
-                recommended = vector.meta.get("recommended") or {}
-                if "coefficient" not in recommended:
-                    raise UserError(f"--vector {path}: say how strongly, with --coefficient C or --dose D")
-                amount = {"coefficient": float(recommended["coefficient"])}
-            steers.append(Steer(vector, layer, name=name, **amount))
+        steers = [steer for number in range(len(self.vectors)) for steer in self._steers(number, strengths)]
         system = trait.instruction(self.instruct, self.level) if self.instruct is not None else self.system
         level = f" ({self.level})" if self.level != "pair" and self.instruct != "neutral" else ""
         parts = [f"instructed {self.instruct}{level}" if self.instruct else "system" if self.system else ""]
         parts += [f"adapter {Path(self.adapter).name}" if self.adapter else "", *[s.label for s in steers]]
         name = " + ".join(p for p in parts if p) or "base"
         return Condition(name, system, self.adapter, tuple(steers))
+
+    def _steers(self, number: int, strengths: tuple[float, ...]) -> list[Steer]:
+        """What vector `number` does: at one layer, or its increments at a range of layers (`--layer 8-16`)."""
+        from llm_persona.analysis.vectors import PersonaVector, increments
+        from llm_persona.domain.condition import Steer
+        from llm_persona.domain.errors import UserError
+
+        path = self.vectors[number]
+        vector = PersonaVector.load(path)
+        layers = _layers(self.layers[number] if number < len(self.layers) else "auto", vector, path)
+        name = str(vector.meta.get("trait") or Path(path).stem)
+        how: dict[str, Any] = {"name": name, "positions": self.positions, "operator": self.operator}
+        if self.operator != "add":
+            return [Steer(vector, layer, floor=self.floor, ceiling=self.ceiling, **how) for layer in layers]
+        amount: dict[str, Any]
+        if number < len(strengths):
+            amount = {"coefficient" if self.coefficients else "dose": strengths[number]}
+        else:
+            recommended = vector.meta.get("recommended") or {}
+            if "coefficient" not in recommended:
+                raise UserError(f"--vector {path}: say how strongly, with --coefficient C or --dose D")
+            amount = {"coefficient": float(recommended["coefficient"])}
+        if len(layers) == 1:
+            return [Steer(vector, layers[0], **amount, **how)]
+        if "dose" in amount:
+            raise UserError("--layer A-B adds the increments v_l - v_(l-1): give --coefficient, one for all layers")
+        steps = increments(vector, layers[0])
+        return [Steer(steps, layer, **amount, **how) for layer in layers]
 
     def made_from(self) -> dict[str, list[str]]:
         """Artefact to the ids of the items it was made from."""
@@ -160,24 +194,27 @@ class ConditionArguments:
         return found
 
 
-def _layer(text: str, vector: Any, path: str) -> int:
+def _layers(text: str, vector: Any, path: str) -> list[int]:
     from llm_persona.domain.errors import UserError
 
     if text == "auto":
         recommended = vector.meta.get("recommended") or {}
         if "balanced" not in recommended:
             raise UserError(f"--vector {path}: keeps no recommended layer; give --layer")
-        return int(recommended["balanced"])
+        return [int(recommended["balanced"])]
+    first, dash, last = text.partition("-")
     try:
-        return int(text)
+        found = list(range(int(first), int(last) + 1)) if dash and first else [int(text)]
     except ValueError as error:
-        raise UserError(f"--layer {text}: not a number; give a layer or auto") from error
+        raise UserError(f"--layer {text}: not a number; give a layer, a range A-B, or auto") from error
+    if not found:
+        raise UserError(f"--layer {text}: the range is empty; write the lower layer first")
+    return found
 
 
 def condition_from(arguments: dict[str, Any]) -> ConditionArguments:
     """Take the condition's options out of a command's keyword arguments."""
-    names = ("instruct", "level", "system", "adapter", "vectors", "layers", "coefficients", "doses")
-    return ConditionArguments(**{name: arguments.pop(name) for name in names})
+    return ConditionArguments(**{field.name: arguments.pop(field.name) for field in fields(ConditionArguments)})
 
 
 def conditions_from(arguments: dict[str, Any]) -> list[ConditionArguments]:
