@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.stats import auc, sign_flips
+from llm_persona.analysis.vectors import PersonaVector
 
 
 def shuffled_auc(fit_acts: Activations, test_acts: Activations, layer: int, count: int = 200, seed: int = 0) -> float:
@@ -28,6 +29,20 @@ def random_auc(test_acts: Activations, layer: int, count: int = 1000, seed: int 
     drawn = np.random.default_rng(seed).standard_normal((test_acts.values.shape[2], count))
     found = auc(np.asarray(test_acts.values[:, layer], dtype=np.float64) @ drawn, test_acts.high)
     return [float(np.percentile(found, q)) for q in (2.5, 97.5)]
+
+
+def other_auc(
+    test_acts: Activations, vector: PersonaVector, others: Mapping[str, PersonaVector], layer: int
+) -> dict[str, dict[str, float]]:
+    """How well other traits' vectors tell these poles apart, and how far they point the same way: `auc`, `cosine`."""
+    x = np.asarray(test_acts.values[:, layer], dtype=np.float64)
+    return {
+        name: {
+            "auc": float(auc(x @ other.unit(layer), test_acts.high)),
+            "cosine": float(vector.unit(layer) @ other.unit(layer)),
+        }
+        for name, other in others.items()
+    }
 
 
 def lexical_auc(

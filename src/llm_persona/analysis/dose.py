@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,36 +16,118 @@ MIN_DISTINCT_SHARE = 0.8
 
 
 def dose_response(doses: Sequence[float], preferences: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Line through item-mean preference against dose, items resampled for the interval.
+    """How item-mean preference follows the dose, items resampled for every interval.
 
     Args:
         doses: [k], 0 (the base) among them. preferences: [k, items], the probability of high.
 
     Returns:
-        slope (preference points, 0 to 100, per unit of dose), slope_ci, r2 of the line on the means,
-        spearman of the means, wrong_way: share of items that move against the sign of the dose between
-        its lowest and highest value, n_items.
+        Slopes in preference points (0 to 100) per unit of dose: `slope` of one line through all doses, `slope_below`
+        and `slope_above` of lines through the doses up to 0 and from 0; `r2` of the one line on the means;
+        `departure`: root mean square distance of the means from the line, as a share of their range (0 is linear);
+        `curvature`: coefficient of dose squared in a quadratic fit; `spearman` of the means; `monotone`: share of steps
+        between neighbouring doses that rise; `wrong_way`: share of items that move against the sign of the dose
+        between its lowest and highest value; `n_items`. Intervals are `*_ci`; None where there is too little to tell.
     """
     x, y = np.asarray(doses, dtype=float), 100 * np.asarray(preferences, dtype=float)
     n = y.shape[1]
-    if len(x) < 3 or n == 0 or np.ptp(x) == 0:
-        return {"slope": None, "slope_ci": [None, None], "r2": None, "spearman": None, "wrong_way": None, "n_items": n}
-    centred = x - x.mean()
-    slopes = centred @ y / (centred @ centred)
-    means = y.mean(axis=1)
-    fitted = means.mean() + slopes.mean() * centred
-    total = float(((means - means.mean()) ** 2).sum())
-    draws = bootstrap_weights(n, 2000, seed) @ slopes / n
     order = np.argsort(x)
-    moved = y[order[-1]] - y[order[0]]
+    x, y = x[order], y[order]
+    empty = dict.fromkeys(("r2", "spearman", "monotone", "wrong_way"))
+    empty |= dict.fromkeys(_CURVES) | {f"{name}_ci": [None, None] for name in _CURVES}
+    if len(x) < 3 or n == 0 or np.ptp(x) == 0:
+        return {**empty, "n_items": n}
+    means = y.mean(axis=1)
+    weights = bootstrap_weights(n, 2000, seed) / n
+    drawn = y @ weights.T  # [k, draws]
+    found: dict[str, Any] = {}
+    for name, measure in _CURVES.items():
+        value = measure(x, means[:, None])
+        if value is None:
+            found[name], found[f"{name}_ci"] = None, [None, None]
+            continue
+        found[name] = float(value[0])
+        draws = measure(x, drawn)
+        interval = widened(percentile_interval(draws), found[name], n) if n > 1 and draws is not None else (None, None)
+        found[f"{name}_ci"] = list(interval)
+    line = np.polyval(np.polyfit(x, means, 1), x)
+    total = float(((means - means.mean()) ** 2).sum())
+    moved = y[-1] - y[0]
     return {
-        "slope": float(slopes.mean()),
-        "slope_ci": list(widened(percentile_interval(draws), float(slopes.mean()), n)) if n > 1 else [None, None],
-        "r2": float(1 - ((means - fitted) ** 2).sum() / total) if total > 0 else None,
+        **found,
+        "r2": float(1 - ((means - line) ** 2).sum() / total) if total > 0 else None,
         "spearman": float(scipy_stats.spearmanr(x, means).statistic) if total > 0 else None,
+        "monotone": float((np.diff(means) > 0).mean()),
         "wrong_way": float((moved < 0).mean()),
         "n_items": n,
     }
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Least-squares slopes [draws] of y [k, draws] on x [k]."""
+    if len(x) < 2:
+        return None
+    centred = x - x.mean()
+    return np.asarray(centred @ y / (centred @ centred))
+
+
+def _departure(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    spread = np.ptp(y, axis=0)
+    design = np.stack([np.ones_like(x), x], axis=1)
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, np.sqrt((residual**2).mean(axis=0)) / spread, 0.0)
+
+
+def _curvature(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    design = np.stack([np.ones_like(x), x, x**2], axis=1)
+    return np.asarray(np.linalg.lstsq(design, y, rcond=None)[0][2])
+
+
+_CURVES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | None]] = {
+    "slope": _slope,
+    "slope_below": lambda x, y: _slope(x[x <= 0], y[x <= 0]),
+    "slope_above": lambda x, y: _slope(x[x >= 0], y[x >= 0]),
+    "departure": _departure,
+    "curvature": _curvature,
+}
+
+
+def composite(effect: float | None, room: float, cost: float | None, variety: float | None) -> float | None:
+    """Effect and fluency in one number from 0 to 1: their harmonic mean, so that neither buys the other.
+
+    Args:
+        effect: preference moved in the direction wanted (0 to 1). room: how far it could have moved. cost: neutral
+            perplexity over base. variety: distinct-2 of the answers over base.
+
+    Returns:
+        0 for no effect, the wrong direction, or text beyond the usable bounds; None where something was not
+        measured. Fluency falls from 1 (cost of base) to 0 (1.6 times base). After AxBench (Wu et al. 2025).
+    """
+    if effect is None or cost is None or variety is None or room <= 0:
+        return None
+    reached = min(max(effect / room, 0.0), 1.0)
+    fluency = min(max(1 - (cost - 1) / (MAX_PERPLEXITY_RATIO - 1), 0.0), 1.0)
+    if variety < MIN_DISTINCT_SHARE or reached + fluency == 0:
+        return 0.0
+    return 2 * reached * fluency / (reached + fluency)
+
+
+def at_equal_cost(points: Sequence[tuple[float, float, float]], cost: float) -> dict[str, float] | None:
+    """The dose whose cost is `cost`, and its effect, between measured doses of one sign.
+
+    Args:
+        points: (dose, effect, cost) of one sign, the base's (0, 0, 1) among them. cost: perplexity over base.
+
+    Returns:
+        `dose` and `effect`, interpolated where the cost first crosses; None beyond what was measured.
+    """
+    ordered = sorted(points, key=lambda p: abs(p[0]))
+    for (d0, e0, c0), (d1, e1, c1) in pairwise(ordered):
+        if min(c0, c1) <= cost <= max(c0, c1):
+            share = 0.0 if c1 == c0 else (cost - c0) / (c1 - c0)
+            return {"dose": d0 + share * (d1 - d0), "effect": e0 + share * (e1 - e0)}
+    return None
 
 
 def usable_range(points: Sequence[dict[str, Any]], base: dict[str, Any]) -> list[float]:

@@ -28,6 +28,8 @@ class LayerQuality:
     layer: int
     auc: float
     auc_ci: tuple[float, float]
+    auc_within: float | None
+    """Probability that a high row scores above a low one of the same question; None where no question has both."""
     p_value: float
     p_family: float
     separation: float
@@ -114,6 +116,7 @@ def assess(
                 layer=k,
                 auc=float(observed[k]),
                 auc_ci=(low_end, high_end),
+                auc_within=within_auc(scores[:, k], high, groups),
                 p_value=_p(null[k], observed[k]),
                 p_family=_p(family, observed[k]),
                 separation=gap,
@@ -127,6 +130,16 @@ def assess(
             )
         )
     return Quality(layers, scores, int(high.sum()), int((~high).sum()), n_groups, permutations, vector is None)
+
+
+def within_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray) -> float | None:
+    """AUC within each question that has both poles, averaged over those questions."""
+    found = []
+    for group in np.unique(groups):
+        inside = groups == group
+        if high[inside].any() and not high[inside].all():
+            found.append(float(auc(scores[inside], high[inside])))
+    return float(np.mean(found)) if found else None
 
 
 def band(lower_end: float) -> Band:

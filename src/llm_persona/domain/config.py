@@ -15,13 +15,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # smoke shows that everything runs; its numbers rest on too few items to mean much.
     "smoke": {
         "traits": ["openness"],
-        "fit_items": 10, "select_items": 5, "test_items": 6,
+        "fit_items": 10, "select_items": 3, "test_items": 6, "second_items": 2, "transfer_items": 4,
         "doses": [-0.2, 0.2], "sweep_layers": 1, "random_directions": 2, "letter_items": 4,
         "questions": 3, "max_new_tokens": 16, "choice_conditions": ["base"],
         "neutral_passages": 2, "tuning_prompts": 4, "epochs": 1,
     },
     "quick": {
-        "traits": ["openness", "machiavellianism"],
+        "traits": ["openness", "machiavellianism"], "select_items": 8, "second_items": 8,
         "doses": [-0.4, -0.2, -0.1, 0.1, 0.2, 0.4], "sweep_layers": 4, "random_directions": 4,
         "questions": 10, "max_new_tokens": 32, "choice_conditions": ["base"], "letter_items": 8,
         "tuning_prompts": 40, "epochs": 1,
@@ -60,6 +60,10 @@ class StudyConfig(BaseModel):
     """How many fit items to use (None: all); likewise below."""
     select_items: int | None = Field(default=None, ge=2)
     test_items: int | None = Field(default=None, ge=2)
+    second_items: int | None = Field(default=None, ge=0)
+    """How many of a second author's items choose the layer beside the select split."""
+    transfer_items: int | None = Field(default=None, ge=0)
+    """How many others of theirs the vector is read on, as a control."""
     doses: list[float] = Field(default_factory=list)
     sweep_layers: int = Field(default=5, ge=1, le=7)
     """Layers of the coarse sweep; the best-read one and up to two finer ones come on top (at most ten)."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.hub import HUB, hub_folder
 from llm_persona.domain.items import Items, parse_item
-from llm_persona.domain.traits import load_trait
+from llm_persona.domain.traits import ORDER, Trait, load_trait
 
 
 def load_items(
@@ -35,12 +36,23 @@ def load_items(
         raise UserError("load_items needs a trait's name or path=")
     loaded = load_trait(trait)
     if author == "second":
-        source = resources.files("llm_persona.domain") / "data" / "second_author" / f"{loaded.name}.jsonl"
+        source = _second_author(loaded.name)
         if not source.is_file():
             raise UserError(f"trait {loaded.name!r}: has no items of a second author; give a file with --items")
         lines = _jsonl(Path(source.name), source.read_text(encoding="utf-8"))
         return _items_of(((f"{source.name}:{n}", record) for n, record in lines), source.name, loaded.name)
     return Items(loaded.bank, f"bank:{loaded.name}")
+
+
+def has_second_author(trait: Trait) -> bool:
+    """Whether another author wrote items for this trait (a bundled one, not a user's of the same name)."""
+    return (
+        trait.name in ORDER and _second_author(trait.name).is_file() and trait.digest == load_trait(trait.name).digest
+    )
+
+
+def _second_author(name: str) -> Traversable:
+    return resources.files("llm_persona.domain") / "data" / "second_author" / f"{name}.jsonl"
 
 
 def _read_items(source: Path | str, trait: str | None) -> Items:

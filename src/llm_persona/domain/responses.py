@@ -18,12 +18,14 @@ class Response:
     group: str
     system: str | None = None
     """The system turn it is read under; None reads it as the subject stands."""
+    author: str = ""
+    """In what state it was written: `labelled`, `instructed high: PAIR`, `tuned high`, ..."""
 
 
 def labelled(items: Iterable[Item]) -> list[Response]:
     """Four rows an item, in option order: each response as an answer to situation + query."""
     return [
-        Response(item.prompt, text, "high" if "high" in name else "low", item.content_digest[:16])
+        Response(item.prompt, text, "high" if "high" in name else "low", item.content_digest[:16], None, "labelled")
         for item in items
         for name, text in item.responses.items()
     ]

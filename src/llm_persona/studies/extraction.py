@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from llm_persona.analysis.activations import Activations
-from llm_persona.analysis.controls import length_auc, lexical_auc, random_auc, sentiment_auc, shuffled_auc
+from llm_persona.analysis.controls import (
+    length_auc,
+    lexical_auc,
+    other_auc,
+    random_auc,
+    sentiment_auc,
+    shuffled_auc,
+)
+from llm_persona.analysis.layers import layer_bands, read_against_steer
 from llm_persona.analysis.quality import Quality, assess
 from llm_persona.analysis.vectors import PersonaVector, fit
-from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import SPLITS, Items, Split
+from llm_persona.domain.items import Items
 from llm_persona.domain.provenance import git_revision, versions
-from llm_persona.domain.responses import Response, labelled
-from llm_persona.domain.traits import POLES, Trait
+from llm_persona.domain.responses import Response
 from llm_persona.studies.recommend import Recommendation, choose, run_sweep
+from llm_persona.studies.sources import Rows
 from llm_persona.studies.stages import Stages
-from llm_persona.subject.elicit import prompted
-from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject
 from llm_persona.subject.record import Position, record
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The contrast's rows by split, with the ids of the items or questions they came from."""
-
-    fit: Sequence[Response]
-    select: Sequence[Response]
-    test: Sequence[Response]
-
-    @property
-    def made_from(self) -> list[str]:
-        """Groups that the vector was fitted on or its layer chosen with."""
-        return sorted({r.group for r in [*self.fit, *self.select]})
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,9 @@ class Extraction:
     recommended: Recommendation
     controls: dict[str, Any]
     acts: dict[str, Activations]
+    bands: dict[str, Any]
+    read_against_steer: dict[str, Any]
+    elicited: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The contract's JSON of `vectors extract`."""
@@ -63,13 +57,20 @@ class Extraction:
             "n_fit_groups": len(set(self.acts["fit"].groups)),
             "layers": self.quality.as_json(),
             "recommended": self.recommended.as_json(),
+            "bands": self.bands,
+            "read_against_steer": self.read_against_steer,
             "controls": self.controls,
+            "elicited": self.elicited,
         }
 
-
-def labelled_rows(items: Items) -> Rows:
-    """The labelled contrast of an item set, by its fixed splits."""
-    return Rows(labelled(items.split("fit")), labelled(items.split("select")), labelled(items.split("test")))
+    def projections(self) -> list[dict[str, Any]]:
+        """Each test row's projection at the balanced layer: `group`, `pole`, `projection`, in the rows' order."""
+        acts, layer = self.acts["test"], self.recommended.balanced
+        values = self.quality.scores[:, layer]
+        return [
+            {"group": str(g), "pole": p, "projection": float(v)}
+            for g, p, v in zip(acts.groups, acts.poles, values, strict=True)
+        ]
 
 
 def extract(
@@ -84,11 +85,13 @@ def extract(
     dose: float = 0.2,
     stages: Stages | None = None,
     seed: int = 0,
+    others: Mapping[str, PersonaVector] | None = None,
 ) -> Extraction:
     """Fit on fit, choose on select, claim on test.
 
-    `subject` is called only if something is not yet known to `stages`. The sweep steers on `sweep_items`
-    (the select split of the trait's items), whatever the source of the contrast is.
+    `subject` is called only if something is not yet known to `stages`. The sweep steers on `sweep_items` (items for
+    choosing), whatever the source of the contrast is. `rows.transfer`, responses to another author's items, are read
+    as a control; so are the `others`, vectors of other traits.
 
     Raises:
         UserError: a split without rows of both poles.
@@ -99,6 +102,8 @@ def extract(
         if {r.pole for r in part} != {"high", "low"}:
             raise UserError(f"{trait}: split {name!r} has no rows of both poles; add items to it or use the bank")
     key = {"subject": identity, "position": position, "source": source}
+    if rows.transfer:
+        parts["transfer"] = rows.transfer
 
     def recorded(part: Sequence[Response]) -> Activations:
         return record(subject(), part, position)
@@ -114,6 +119,8 @@ def extract(
             **identity,
             "source": source,
             "position": position,
+            "authors": sorted({r.author for r in rows.fit}),
+            "reader": "base, no instruction" if not any(r.system for r in rows.fit) else "base, under the instruction",
             "items": sorted({*rows.made_from, *sweep_items.ids}),
             "seed": seed,
             "versions": versions(),
@@ -129,15 +136,45 @@ def extract(
     quality = assess(acts["test"], vector, seed=seed)
     layer = recommended.balanced
     texts = {name: [r.text for r in part] for name, part in parts.items()}
-    controls = {
+    controls: dict[str, Any] = {
         "layer": layer,
         "shuffled_auc": shuffled_auc(acts["fit"], acts["test"], layer, seed=seed),
         "random_auc": random_auc(acts["test"], layer, seed=seed),
         "lexical_auc": lexical_auc(texts["fit"], acts["fit"].high, texts["test"], acts["test"].high),
         "length_auc": length_auc(texts["test"], acts["test"].high),
         "sentiment_auc": sentiment_auc(texts["test"], acts["test"].high),
+        "transfer": _transfer(acts, vector, texts, layer, seed) if rows.transfer else None,
+        "other_traits": other_auc(acts["test"], vector, others or {}, layer),
     }
-    return Extraction(vector, quality, recommended, controls, acts)
+    aucs = [q.auc for q in chosen_on.layers]
+    return Extraction(
+        vector,
+        quality,
+        recommended,
+        controls,
+        acts,
+        layer_bands([q.auc for q in quality.layers], sweep),
+        read_against_steer(aucs, sweep, seed),
+        rows.elicited,
+    )
+
+
+def _transfer(
+    acts: dict[str, Activations], vector: PersonaVector, texts: dict[str, list[str]], layer: int, seed: int
+) -> dict[str, Any]:
+    """The vector on another author's items, with the same words-only classifier beside it."""
+    other = acts["transfer"]
+    found = assess(other, vector, seed=seed)
+    row = found.layers[layer]
+    words = lexical_auc(texts["fit"], acts["fit"].high, texts["transfer"], other.high)
+    return {
+        "auc": row.auc,
+        "auc_ci": row.auc_ci,
+        "p_family": row.p_family,
+        "lexical_auc": words,
+        "n_groups": found.n_groups,
+        "by_layer": [q.auc for q in found.layers],
+    }
 
 
 def _named(stages: Stages, trait: str) -> Stages:
@@ -149,42 +186,3 @@ def _named(stages: Stages, trait: str) -> Stages:
             return inner.value(f"{trait} {name}", key, make)
 
     return Named(inner.folder, inner.reporter)
-
-
-def source_rows(
-    subject: Subject,
-    trait: Trait,
-    items: Items,
-    source: str,
-    adapters: tuple[str | None, str | None] = (None, None),
-    limit: int | None = None,
-    position: Position = "response_mean",
-) -> Rows:
-    """The contrast's rows for a source: labelled responses, prompted answers, or tuned models' own answers.
-
-    Prompted and tuned answers are made to the trait's open questions and read under no instruction.
-    """
-    if position != "response_mean" and source != "prompted":
-        raise UserError(
-            f"--position {position}: {source} rows of both poles share their prompts, so nothing could differ there; "
-            "use response_mean, or --source prompted"
-        )
-    if source == "labelled":
-        return labelled_rows(items)
-    if source == "prompted":
-        # Prompt positions only differ while the instruction is in the prompt; such vectors see the instruction itself.
-        read: Literal["reader", "author"] = "reader" if position == "response_mean" else "author"
-        return Rows(*(prompted(subject, trait, split, read=read, limit=limit) for split in SPLITS))
-    return Rows(*(_tuned_rows(subject, trait, split, adapters, limit) for split in SPLITS))
-
-
-def _tuned_rows(
-    subject: Subject, trait: Trait, split: Split, adapters: tuple[str | None, str | None], limit: int | None
-) -> list[Response]:
-    questions = trait.questions_of(split)[:limit]
-    rows = []
-    for pole, adapter in zip(POLES, adapters, strict=True):
-        with subject.under(Condition(adapter=adapter)):
-            answers = generate(subject, [q.text for q in questions], max_new_tokens=64)
-        rows += [Response(q.text, a.text, pole, q.id) for q, a in zip(questions, answers, strict=True) if a.text]
-    return rows

@@ -22,8 +22,9 @@ from llm_persona.instruments.perplexity import Perplexity, neutral_texts, pooled
 from llm_persona.instruments.projection import Projection
 from llm_persona.instruments.samples import Samples
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
-from llm_persona.studies.extraction import Extraction, extract, labelled_rows
+from llm_persona.studies.extraction import Extraction, extract
 from llm_persona.studies.lab import Instrument, Lab
+from llm_persona.studies.sources import item_sets, labelled_rows
 from llm_persona.subject.packing import Row
 from llm_persona.subject.reuse import KeptBlocks
 from llm_persona.training.data import from_items
@@ -46,17 +47,14 @@ class TraitStudy:
 
     def __post_init__(self) -> None:
         bank = Items(self.trait.bank, f"bank:{self.trait.name}")
-        parts = {
-            "fit": bank.split("fit")[: self.config.fit_items],
-            "select": bank.split("select")[: self.config.select_items],
-            "test": bank.split("test")[: self.config.test_items],
-        }
-        self.items = Items([item for part in parts.values() for item in part], bank.source)
-        self.test, self.select, self.fit_items = parts["test"], parts["select"], parts["fit"]
+        limits = (self.config.fit_items, self.config.select_items, self.config.test_items)
+        self.sets = item_sets(bank, self.trait, limits, self.config.second_items, self.config.transfer_items)
+        self.test, self.fit_items = self.sets.test, self.sets.fit
         self.questions = self.trait.questions_of("test")[: self.config.questions]
         self.measured: dict[str, dict[str, Measurement]] = {}
         self.results["tuned"] = {}
-        self.results["items"] = {"source": bank.source, **{name: len(part) for name, part in parts.items()}}
+        names = ("fit", "select", "test", "second", "transfer")
+        self.results["items"] = {"source": bank.source, **{name: len(getattr(self.sets, name)) for name in names}}
 
     @property
     def name(self) -> str:
@@ -105,8 +103,8 @@ class TraitStudy:
             self.lab.subject,
             self.lab.identity,
             self.name,
-            labelled_rows(self.items),
-            self.select,
+            labelled_rows(self.sets),
+            self.sets.choosing,
             layers=self.config.sweep_layers,
             dose=self.config.sweep_dose,
             stages=self.lab.stages,

@@ -26,12 +26,22 @@ def vectors() -> None:
     epilog="Example: llm-persona vectors extract --trait openness --out openness.safetensors --json q.json"
 )
 @click.option("--trait", required=True, help="A trait's name or .yaml file.")
-@click.option("--items", default="bank", show_default=True, help="bank, or a file in the TRAIT layout.")
+@click.option("--items", default="bank", show_default=True, help="bank, a file or folder in TRAIT layout, hub:ID.")
 @click.option("--source", type=click.Choice(["labelled", "prompted", "tuned"]), default="labelled", show_default=True)
 @click.option("--position", type=click.Choice(["response_mean", "prompt_last", "prompt_mean"]),
               default="response_mean", show_default=True)  # fmt: skip
-@click.option("--high-adapter", help="For --source tuned: the adapter tuned to the high pole.")
-@click.option("--low-adapter", help="For --source tuned: the adapter tuned to the low pole.")
+@click.option("--over", type=click.Choice(["questions", "situations"]), default="questions", show_default=True,
+              help="prompted, tuned: what the subject answers.")  # fmt: skip
+@click.option("--contrast", type=click.Choice(["high-low", "high-neutral", "neutral-low"]), default="high-low",
+              show_default=True, help="prompted: which instructions are set against one another.")  # fmt: skip
+@click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="prompted: answers a prompt.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Default: 0, or 1 with several samples.")
+@click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--filter", "keep", type=click.Choice(["none", "projection"]), default="none", show_default=True,
+              help="prompted, tuned: keep answers that express their pole, read by the labelled vector.")  # fmt: skip
+@click.option("--high-adapter", help="tuned: the adapter tuned to the high pole.")
+@click.option("--low-adapter", help="tuned: the adapter tuned to the low pole.")
+@click.option("--against", multiple=True, type=click.Path(), help="Other traits' vectors as controls (repeatable).")
 @click.option("--sweep-layers", default=5, show_default=True, type=click.IntRange(1, 7))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N items or questions per split.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="Vector file to write (.safetensors).")
@@ -39,32 +49,40 @@ def vectors() -> None:
 @subject_options
 @json_option
 def extract(
-    trait: str, items: str, source: str, position: Any, sweep_layers: int, out: str, seed: int, limit: int | None,
-    high_adapter: str | None, low_adapter: str | None, model: str, dtype: str, device: str, json_path: str | None,
+    trait: str, items: str, source: Any, position: Any, over: Any, contrast: Any, samples: int,
+    temperature: float | None, max_new_tokens: int, keep: Any, high_adapter: str | None, low_adapter: str | None,
+    against: tuple[str, ...], sweep_layers: int, limit: int | None, out: str, seed: int, model: str, dtype: str,
+    device: str, json_path: str | None,
 ) -> None:  # fmt: skip
     """Fit a vector on the fit split, choose its layer on select, judge it on test."""
+    from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
-    from llm_persona.domain.items import Items
     from llm_persona.domain.traits import load_trait
     from llm_persona.interfaces.cli.terminal import status
     from llm_persona.studies.extraction import extract as run_extraction
-    from llm_persona.studies.extraction import source_rows
+    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows
+    from llm_persona.subject.elicit import ElicitationPlan
 
     loaded = load_trait(trait)
-    bank = read_item_set(trait, "bank", "all", None)
-    chosen = bank if items == "bank" else read_item_set(loaded.name, items, "all", None)
-    parts = {name: chosen.split(name)[:limit] for name in ("fit", "select", "test")}
-    used = Items([i for part in parts.values() for i in part], chosen.source)
+    known = trait if items == "bank" else loaded.name
+    sets = item_sets(read_item_set(known, items, "all", None), loaded, (limit, limit, limit), limit, limit)
     if source == "tuned" and not (high_adapter and low_adapter):
         raise UserError("--source tuned needs --high-adapter DIR and --low-adapter DIR")
+    heat = temperature if temperature is not None else 1.0 if samples > 1 else 0.0
+    answers = ElicitationPlan(contrast, samples, heat, max_new_tokens, seed)
+    plan = SourcePlan(source, position, over, answers, keep, (high_adapter, low_adapter), limit)
+    loaded_others = [PersonaVector.load(path) for path in against]
+    others = {str(v.meta.get("trait", path)): v for v, path in zip(loaded_others, against, strict=True)}
     with output_checked(out, json_path):
         subject = load_model(model, dtype, device)
+    for other in others.values():
+        other.check(subject.n_layers, subject.hidden_size, subject.name)
     with status("recording"):
-        rows = source_rows(subject, loaded, used, source, (high_adapter, low_adapter), limit, position)
-        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, used.split("select"), source,
-                               position, layers=sweep_layers, seed=seed)  # fmt: skip
+        rows = source_rows(subject, loaded, sets, plan)
+        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source,
+                               position, layers=sweep_layers, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
-    result = found.as_json()
+    result = {**found.as_json(), "projections": found.projections()}
     _print_layers(result)
     write_result(json_path, result)
     click.echo(f"wrote {out}; steer with: llm-persona steer --vector {out} --layer auto --dose 0.2 --prompt ...")
@@ -92,6 +110,25 @@ def _print_layers(result: dict[str, Any]) -> None:
         f"{span(controls['random_auc'])}, bag of words {cell(controls['lexical_auc'])}, "
         f"length {cell(controls['length_auc'])}"
     )
+    if controls["transfer"]:
+        other = controls["transfer"]
+        click.echo(
+            f"another author's {other['n_groups']} items, layer {controls['layer']}: AUC {cell(other['auc'], 3)} "
+            f"({span(other['auc_ci'])}), bag of words {cell(other['lexical_auc'])}"
+        )
+    for name, row in controls["other_traits"].items():
+        click.echo(f"the vector of {name} on these rows: AUC {cell(row['auc'])}, cosine {cell(row['cosine'])}")
+    for name, band in result["bands"].items():
+        effect = "not swept" if band["effect"] is None else f"effect {100 * band['effect']:.1f} points"
+        click.echo(f"{name} layers {band['layers'][0]} to {band['layers'][1]}: mean AUC {cell(band['auc'])}, {effect}")
+    both = result["read_against_steer"]
+    if both["spearman"] is not None:
+        click.echo(
+            f"read against steered, {both['n']} swept layers: rank correlation {cell(both['spearman'])} "
+            f"({span(both['spearman_ci'])})"
+        )
+    for split, counts in (result["elicited"] or {}).items():
+        click.echo(f"answers, {split}: made {counts['made']}, dropped {counts['dropped']}, kept {counts['survivors']}")
 
 
 @vectors.command(epilog="Example: llm-persona vectors show openness.safetensors")

@@ -1,0 +1,65 @@
+"""What each part of the depth does: how well it is read there, and how far steering there moves the subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+BANDS = (("early", 0.0, 1 / 3), ("middle", 1 / 3, 2 / 3), ("late", 2 / 3, 1.0))
+
+
+def layer_bands(aucs: Sequence[float], sweep: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean AUC over the layers of each third of the depth, and mean effect and cost over its swept layers.
+
+    Args:
+        aucs: held-out AUC by layer. sweep: `layer`, `effect`, `cost` of the layers that were steered at.
+
+    Returns:
+        By band: `layers` [first, last], `auc`, `swept` (how many), `effect` and `cost` (None where none was swept).
+    """
+    found = {}
+    for name, low, high in BANDS:
+        first, last = round(low * len(aucs)), round(high * len(aucs)) - 1
+        inside = [p for p in sweep if first <= p["layer"] <= last]
+        costs = [p["cost"] for p in inside if p["cost"] is not None]
+        found[name] = {
+            "layers": [first, last],
+            "auc": float(np.mean(aucs[first : last + 1])) if last >= first else None,
+            "swept": len(inside),
+            "effect": float(np.mean([p["effect"] for p in inside])) if inside else None,
+            "cost": float(np.mean(costs)) if costs else None,
+        }
+    return found
+
+
+def read_against_steer(aucs: Sequence[float], sweep: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
+    """Rank correlation over swept layers between how well a layer is read and how far steering there moves.
+
+    Returns:
+        `spearman`, `spearman_ci` (bootstrap over layers), `p_value` (exact or 10,000 permutations of the layers), `n`.
+        None where fewer than four layers were swept or one of the two does not vary.
+    """
+    pairs = np.array([[aucs[p["layer"]], p["effect"]] for p in sweep], dtype=float).reshape(-1, 2)
+    n = len(pairs)
+    if n < 4 or np.ptp(pairs[:, 0]) == 0 or np.ptp(pairs[:, 1]) == 0:
+        return {"spearman": None, "spearman_ci": [None, None], "p_value": None, "n": n}
+    return {**rank_correlation(pairs[:, 0], pairs[:, 1], seed), "n": n}
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, Any]:
+    """Spearman's rank correlation with a bootstrap interval over pairs and a permutation p-value, two-sided."""
+    draw = np.random.default_rng(seed)
+    value = float(scipy_stats.spearmanr(a, b).statistic)
+    resampled = []
+    for _ in range(draws):
+        rows = draw.integers(0, len(a), len(a))
+        if np.ptp(a[rows]) > 0 and np.ptp(b[rows]) > 0:
+            resampled.append(float(scipy_stats.spearmanr(a[rows], b[rows]).statistic))
+    low, high = np.percentile(resampled, [2.5, 97.5]) if resampled else (np.nan, np.nan)
+    test = scipy_stats.permutation_test(
+        (a,), lambda x: scipy_stats.spearmanr(x, b).statistic, permutation_type="pairings", n_resamples=9999, rng=seed
+    )
+    return {"spearman": value, "spearman_ci": [float(low), float(high)], "p_value": float(test.pvalue)}
