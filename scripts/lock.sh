@@ -11,7 +11,7 @@ compile() {
   constraints=$(mktemp)
   echo "torch==$pin" > "$constraints"
   uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
-    --no-annotate --no-header --extra dev --build-constraint /dev/null -c "$constraints" "$@" \
+    --no-annotate --no-header --extra dev --extra peers --override scripts/overrides.txt --build-constraint /dev/null -c "$constraints" "$@" \
     pyproject.toml requirements-build.in -o "$out"
   grep -v -E '^(--|#)' "$out" > "$out.tmp" && mv "$out.tmp" "$out"
   rm -f "$constraints"

@@ -26,6 +26,7 @@ elif [ "$torch" = auto ] && ! command -v nvidia-smi >/dev/null 2>&1; then
   rm -rf "$probe"
 fi
 echo "setup: installing from $lock (once)"
-$pip install --quiet --require-hashes -r "$lock"
+# The lock is whole: --no-deps takes it as it is (one test dependency understates what it runs with).
+$pip install --quiet --no-deps --require-hashes -r "$lock"
 $pip install --quiet --no-deps --no-build-isolation -e .
 cat requirements.txt requirements-cpu.txt pyproject.toml | sha256sum > .venv/setup-stamp

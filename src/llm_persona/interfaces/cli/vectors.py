@@ -131,11 +131,17 @@ def _print_layers(result: dict[str, Any]) -> None:
         click.echo(f"answers, {split}: made {counts['made']}, dropped {counts['dropped']}, kept {counts['survivors']}")
 
 
-@vectors.command(epilog="Example: llm-persona vectors show openness.safetensors")
+@vectors.command(epilog="Example: llm-persona vectors show openness.safetensors --tokens 10")
 @click.argument("path", type=click.Path())
+@click.option("--tokens", type=click.IntRange(1, 200), help="Also N tokens the direction promotes and demotes.")
+@click.option("--layer", "layers", multiple=True, type=click.IntRange(min=0), help="--tokens: at these layers "
+              "(repeatable; default: the recommended one).")  # fmt: skip
+@subject_options
 @json_option
-def show(path: str, json_path: str | None) -> None:
-    """What a vector was made from, and its norm and dose by layer."""
+def show(
+    path: str, tokens: int | None, layers: tuple[int, ...], model: str, dtype: str, device: str, json_path: str | None
+) -> None:
+    """What a vector was made from, its norm and dose by layer, and what it says in words."""
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.interfaces.cli.terminal import cell, plain, table
 
@@ -152,7 +158,105 @@ def show(path: str, json_path: str | None) -> None:
     ]
     table(f"{vector.n_layers} layers, width {vector.directions.shape[1]}",
           ["layer", "norm", "reference norm", "dose of c = 1"], rows)  # fmt: skip
+    words = _words(vector, tokens, layers, model, dtype, device) if tokens else None
     write_result(
         json_path,
-        {**vector.meta, "norms": vector.norms, "reference_norms": vector.reference_norms, "digest": vector.digest},
+        {
+            **vector.meta,
+            "norms": vector.norms,
+            "reference_norms": vector.reference_norms,
+            "digest": vector.digest,
+            "words": words,
+        },
     )
+
+
+def _words(vector: Any, tokens: int, layers: tuple[int, ...], model: str, dtype: str, device: str) -> Any:
+    from llm_persona.interfaces.cli.terminal import plain
+    from llm_persona.subject.export import chosen_layers
+    from llm_persona.subject.lens import direction_words
+
+    places = chosen_layers(vector, layers)
+    subject = load_model(model, dtype, device)
+    found = {}
+    for layer in places:
+        words = direction_words(subject, vector, layer, tokens)
+        found[str(layer)] = {"promoted": words.promoted, "demoted": words.demoted}
+        for kind in ("promoted", "demoted"):
+            listed = ", ".join(
+                f"{text.strip() or repr(text)} ({value:+.2f})" for text, value in found[str(layer)][kind]
+            )
+            click.echo(plain(f"layer {layer} {kind} (output layer alone): {listed}"))
+    return found
+
+
+@vectors.command(epilog="Example: llm-persona vectors compare a.safetensors b.safetensors")
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@json_option
+def compare(paths: tuple[str, ...], json_path: str | None) -> None:
+    """Cosine of each vector with the first, by layer: sources, positions, models before and after tuning."""
+    from llm_persona.analysis.vectors import PersonaVector, cosines
+    from llm_persona.domain.errors import UserError
+    from llm_persona.interfaces.cli.terminal import cell, table
+
+    if len(paths) < 2:
+        raise UserError("vectors compare needs at least two vector files")
+    loaded = [PersonaVector.load(path) for path in paths]
+    for vector, path in zip(loaded[1:], paths[1:], strict=True):
+        try:
+            vector.check(loaded[0].n_layers, loaded[0].directions.shape[1])
+        except UserError as error:
+            raise UserError(f"{path}: not comparable with {paths[0]}: {error}") from error
+    null = 1.96 / loaded[0].directions.shape[1] ** 0.5
+    found = {path: cosines(loaded[0], vector).tolist() for path, vector in zip(paths[1:], loaded[1:], strict=True)}
+    rows = [[str(k), *(cell(values[k], 3) for values in found.values())] for k in range(loaded[0].n_layers)]
+    table(f"cosine with {paths[0]} (two random directions: within {null:.3f} in 95% of cases)",
+          ["layer", *found], rows)  # fmt: skip
+    write_result(json_path, {"first": paths[0], "null_95": null, "cosines": found})
+
+
+@vectors.command(epilog="Example: llm-persona vectors export v.safetensors --to gguf --out v.gguf")
+@click.argument("path", type=click.Path())
+@click.option("--to", "form", required=True,
+              type=click.Choice(["gguf", "persona-vectors", "steering-vectors", "vllm-lens", "checkpoint"]))  # fmt: skip
+@click.option("--layer", "layers", multiple=True, type=click.IntRange(min=0), help="Layers to write (repeatable; "
+              "default: the recommended one).")  # fmt: skip
+@click.option("--coefficient", type=float, help="Strength that is written (default: the recommended one).")
+@click.option("--out", required=True, type=click.Path(), help="File to write, or folder for a checkpoint.")
+@subject_options
+@json_option
+def export(
+    path: str, form: str, layers: tuple[int, ...], coefficient: float | None, out: str, model: str, dtype: str,
+    device: str, json_path: str | None,
+) -> None:  # fmt: skip
+    """Write a vector for another tool, or a model folder with the steering folded in."""
+    from pathlib import Path
+
+    from llm_persona.analysis.vectors import PersonaVector
+    from llm_persona.domain.errors import UserError
+    from llm_persona.subject import export as forms
+
+    vector = PersonaVector.load(path)
+    chosen = forms.chosen_layers(vector, layers) if form != "persona-vectors" else []
+    recommended = (vector.meta.get("recommended") or {}).get("coefficient")
+    strength = coefficient if coefficient is not None else recommended
+    if strength is None and form in ("gguf", "vllm-lens", "checkpoint"):
+        raise UserError(f"--vector {path}: keeps no recommended strength; give --coefficient")
+    scale = float(strength or 0.0)
+    target = Path(out)
+    with output_checked(str(target / "config.json") if form == "checkpoint" else out, json_path):
+        if form == "gguf":
+            said = forms.to_gguf(vector, target, chosen, scale, str(vector.meta.get("family") or "llama"))
+        elif form == "persona-vectors":
+            said = forms.to_persona_vectors(vector, target)
+        elif form == "steering-vectors":
+            said = forms.to_steering_vectors(vector, target, chosen)
+        elif form == "vllm-lens":
+            said = forms.to_vllm_lens(vector, target, chosen, scale)
+        else:
+            if len(chosen) != 1:
+                raise UserError("--to checkpoint: folds one layer; give one --layer")
+            subject = load_model(model, dtype, device)
+            said = forms.to_checkpoint(subject, vector, target, chosen[0], scale)
+    write_result(json_path, {"to": form, "out": out, "layers": chosen, "coefficient": strength, "note": said})
+    click.echo(f"wrote {out}: {said}")
