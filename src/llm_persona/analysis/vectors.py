@@ -167,12 +167,6 @@ def random_like(vector: PersonaVector, seed: int, name: str = "random") -> Perso
     return vector.with_direction(drawn, control=f"{name}-{seed}")
 
 
-def matched(vector: PersonaVector, other: PersonaVector) -> PersonaVector:
-    """`other`'s directions at `vector`'s norms: another trait at the same dose."""
-    norms = np.where(other.norms > 0, other.norms, 1.0)
-    return vector.with_direction(other.directions * (vector.norms / norms)[:, None], control=other.meta.get("trait"))
-
-
 def increments(vector: PersonaVector, first: int = 0) -> PersonaVector:
     """What each layer adds to the direction of the layer below: v_l - v_(l-1), and v_first whole at layer `first`
     (Chen et al. 2025). Adding c of it at layers first..l gives c * v_l at layer l, were the blocks between linear."""

@@ -12,10 +12,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from llm_persona.analysis.geometry import geometry
+from llm_persona.domain.condition import Steer
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
+from llm_persona.studies.comparison import comparison, specificity
 from llm_persona.studies.findings import findings
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.report import write_report
@@ -27,7 +29,7 @@ FORMAT = "llm-persona.results.1"
 
 def expected_stages(config: StudyConfig) -> int:
     """About how many stages a study has, for the progress display."""
-    conditions = 3 + len(config.doses) + (2 if config.tune else 0)
+    conditions = 5 + len(config.doses) + (2 if config.tune else 0)
     controls = config.random_directions + 2 * (len(config.traits) - 1)
     choice = len(config.letter_modes) * sum(
         {"base": 1, "instructed": 2, "tuned": 2}[c] for c in config.choice_conditions
@@ -95,8 +97,9 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[s
     phase(TraitStudy.baseline)
     phase(TraitStudy.instructed)
     phase(lambda s: s.vector(folder / "vectors"))
-    vectors = {s.name: s.persona for s in studies}
+    vectors = {s.name: Steer(s.persona, s.layer, dose=config.sweep_dose, name=s.name) for s in studies}
     phase(lambda s: s.steering(vectors))
+    phase(TraitStudy.combined)
     phase(TraitStudy.dose_response)
     if config.tune:
         phase(lambda s: s.tuning(folder / "adapters"))
@@ -138,6 +141,9 @@ def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy]) -> dict[s
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "recommendations": {s.name: _recommendation(s, config) for s in studies},
     }
+    for trait in results["traits"].values():
+        trait["comparison"] = comparison(trait)
+    results["specificity"] = specificity(results["traits"])
     results["findings"] = findings(results)
     return results
 

@@ -11,7 +11,7 @@ import numpy as np
 from llm_persona.analysis.dose import dose_response, usable_range
 from llm_persona.analysis.paired import paired_means, paired_shift
 from llm_persona.analysis.quality import assess
-from llm_persona.analysis.vectors import PersonaVector, cosines, fit, matched, random_like
+from llm_persona.analysis.vectors import PersonaVector, cosines, fit, random_like
 from llm_persona.domain.condition import BASE, Condition, Steer, instructed, steered, tuned
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.items import Items
@@ -124,16 +124,26 @@ class TraitStudy:
             "reader": {"items": "select", "cosine": agreement, "separation": self.gap, "layer": self.layer},
         }
 
-    def steering(self, others: dict[str, PersonaVector]) -> None:
-        """Every dose at the recommended layer, and the controls beside it."""
+    def steering(self, others: dict[str, Steer]) -> None:
+        """Every dose at the recommended layer, and the controls beside it. `others`: each trait's vector and layer."""
         conditions = steered(self.persona, self.layer, tuple(self.config.doses), self.name)
-        kept = KeptBlocks([self.layer])
+        kept = KeptBlocks({self.layer, *(steer.layer for steer in others.values())})
         found = self.lab.sweep(self.name, kept, self.layer, conditions, self.instruments("steered"))
         written = self.lab.sweep_samples(self.name, conditions, self.samples)
         for condition, measured, samples in zip(conditions, found, written, strict=True):
             self.measured[condition.name] = {**measured, "samples": samples}
         self.results["steering"] = [self._steered(c) for c in conditions]
         self._controls(others, kept)
+
+    def combined(self) -> None:
+        """Instruction and vector together, at the dose of the sweep."""
+        dose = self.config.sweep_dose
+        self.results["combined"] = {}
+        for pole, sign in zip(POLES, (1, -1), strict=True):
+            steer = Steer(self.persona, self.layer, dose=sign * dose, name=self.name)
+            condition = Condition(f"combined-{pole}", self.trait.instruction(pole), steers=(steer,))
+            summary = self._summary(self.measure("combined", condition))
+            self.results["combined"][pole] = {"dose": sign * dose, **summary, **self._shift(condition.name)}
 
     def _steered(self, condition: Condition) -> dict[str, Any]:
         dose = condition.steers[0].dose or 0.0
@@ -145,36 +155,44 @@ class TraitStudy:
             **self._shift(condition.name),
         }
 
-    def _controls(self, others: dict[str, PersonaVector], kept: KeptBlocks) -> None:
-        """Random directions and other traits' vectors, at the same layer and dose."""
-        dose = self.config.sweep_dose
-        wrong = {f"random-{n}": random_like(self.persona, n) for n in range(self.config.random_directions)}
-        wrong |= {name: matched(self.persona, v) for name, v in others.items() if name != self.name}
-        conditions = [
-            Condition(f"control {name} {d:+g}", steers=(Steer(v, self.layer, dose=d, name=name),))
-            for name, v in wrong.items()
-            for d in ((dose,) if name.startswith("random-") else (-dose, dose))
-        ]
-        benchmark: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
-        found = self.lab.sweep(self.name, kept, self.layer, conditions, benchmark)
-        base = self.measured["base"]["likelihood"].rows
-        shifts = {c.name: paired_shift(m["likelihood"].rows, base) for c, m in zip(conditions, found, strict=True)}
-        random = [s for n, s in shifts.items() if n.startswith("control random-") and s["n"]]
+    def _controls(self, others: dict[str, Steer], kept: KeptBlocks) -> None:
+        """Random directions at the same layer and dose, and the other traits' vectors at their own layers."""
+        dose, count = self.config.sweep_dose, self.config.random_directions
+        random = [self._control(f"random-{n}", random_like(self.persona, n), self.layer, dose) for n in range(count)]
+        moved = self._shifts(kept, self.layer, random)
+        wrong = {}
+        for name, steer in others.items():
+            if name != self.name:
+                pair = [self._control(name, steer.vector, steer.layer, d) for d in (-dose, dose)]
+                found = self._shifts(kept, steer.layer, pair)
+                wrong[name] = [
+                    {"dose": d, "layer": steer.layer, **s} for d, s in zip((-dose, dose), found, strict=True)
+                ]
+        scored = [s for s in moved if s["n"]]
+
+        def movement(key: str) -> float | None:
+            return float(np.mean([abs(s[key]) for s in scored])) if scored else None
+
         self.results["controls"] = {
             "layer": self.layer,
             "dose": dose,
-            "n_random": len(random),
-            "random_score_movement": float(np.mean([abs(s["score_shift"]) for s in random])) if random else None,
-            "random_preference_movement": float(np.mean([abs(s["preference_shift"]) for s in random]))
-            if random
-            else None,
-            "random": random,
-            "other_traits": {
-                name: [{"dose": d, **shifts[f"control {name} {d:+g}"]} for d in (-dose, dose)]
-                for name in wrong
-                if not name.startswith("random-")
-            },
+            "n_random": len(scored),
+            "random_score_movement": movement("score_shift"),
+            "random_preference_movement": movement("preference_shift"),
+            "random": scored,
+            "other_traits": wrong,
         }
+
+    @staticmethod
+    def _control(name: str, vector: PersonaVector, layer: int, dose: float) -> Condition:
+        return Condition(f"control {name} {dose:+g}", steers=(Steer(vector, layer, dose=dose, name=name),))
+
+    def _shifts(self, kept: KeptBlocks, layer: int, conditions: list[Condition]) -> list[dict[str, Any]]:
+        """Shift of this trait's preference under each condition that steers at `layer`."""
+        benchmark: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
+        base = self.measured["base"]["likelihood"].rows
+        found = self.lab.sweep(self.name, kept, layer, conditions, benchmark)
+        return [paired_shift(m["likelihood"].rows, base) for m in found]
 
     def written(self) -> None:
         """What was written: the base reads every condition's answers, by the reader vector and for perplexity."""
@@ -214,6 +232,7 @@ class TraitStudy:
         """Where in the results each condition's row is."""
         places = [(self.results["baseline"], "base")]
         places += [(self.results["instructed"][p], f"instructed-{p}") for p in POLES]
+        places += [(row, f"combined-{p}") for p, row in self.results.get("combined", {}).items()]
         places += [(point, f"steered {point['dose']:+g}") for point in self.results["steering"]]
         places += [(row, f"tuned-{p}") for p, row in self.results["tuned"].items()]
         return places

@@ -16,6 +16,8 @@ from llm_persona.interfaces.cli.options import (
     write_result,
 )
 
+FORMS = ["gguf", "persona-vectors", "steering-vectors", "vllm-lens", "checkpoint"]
+
 
 @click.group(epilog="Example: llm-persona vectors extract --trait openness --out openness.safetensors")
 def vectors() -> None:
@@ -217,8 +219,7 @@ def compare(paths: tuple[str, ...], json_path: str | None) -> None:
 
 @vectors.command(epilog="Example: llm-persona vectors export v.safetensors --to gguf --out v.gguf")
 @click.argument("path", type=click.Path())
-@click.option("--to", "form", required=True,
-              type=click.Choice(["gguf", "persona-vectors", "steering-vectors", "vllm-lens", "checkpoint"]))  # fmt: skip
+@click.option("--to", "form", required=True, type=click.Choice(FORMS))
 @click.option("--layer", "layers", multiple=True, type=click.IntRange(min=0), help="Layers to write (repeatable; "
               "default: the recommended one).")  # fmt: skip
 @click.option("--coefficient", type=float, help="Strength that is written (default: the recommended one).")
