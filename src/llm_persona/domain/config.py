@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sweep_layers": 7, "random_directions": 10,
         "questions": 15, "max_new_tokens": 64,
         "choice_conditions": ["base", "instructed", "tuned"], "letter_modes": ["choice", "upstream"],
-        "tuning_prompts": 40, "epochs": 2,
+        "tuning_prompts": 40, "epochs": 1, "arithmetic": True,
     },
 }  # fmt: skip
 
@@ -77,6 +77,8 @@ class StudyConfig(BaseModel):
     """How many test items the letter modes use (None: all)."""
     neutral_passages: int | None = Field(default=None, ge=1)
     tune: bool = True
+    arithmetic: bool = False
+    """Also measure sums of vectors and vectors without what they share."""
     tuning_prompts: int = Field(default=40, ge=1)
     epochs: int = Field(default=1, ge=1)
 

@@ -17,6 +17,7 @@ from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
+from llm_persona.studies.arithmetic import measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
 from llm_persona.studies.findings import findings
 from llm_persona.studies.lab import Lab
@@ -105,7 +106,8 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[s
         phase(lambda s: s.tuning(folder / "adapters"))
     phase(TraitStudy.written)
     phase(lambda s: s.activation_shift(folder / "adapters"))
-    results = _results(config, lab, studies)
+    arithmetic = measure_arithmetic(lab, studies, config.sweep_dose) if config.arithmetic else {}
+    results = _results(config, lab, studies, arithmetic)
     write_json(folder / "results.json", results)
     write_report(folder)
     _prune(folder, [s.name for s in studies])
@@ -128,7 +130,7 @@ def _prune(folder: Path, names: list[str]) -> None:
             figure.unlink()
 
 
-def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy]) -> dict[str, Any]:
+def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmetic: dict[str, Any]) -> dict[str, Any]:
     layers = sorted(s.layer for s in studies)
     results: dict[str, Any] = {
         "format": FORMAT,
@@ -139,6 +141,7 @@ def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy]) -> dict[s
         "traits": {s.name: {"title": s.trait.title, **s.results} for s in studies},
         "profile": _profile(studies),
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
+        "arithmetic": arithmetic,
         "recommendations": {s.name: _recommendation(s, config) for s in studies},
     }
     for trait in results["traits"].values():

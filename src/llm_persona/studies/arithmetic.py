@@ -1,0 +1,94 @@
+"""Is the effect of two vectors the sum of their effects, and does what all vectors share blur them?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from llm_persona.analysis.geometry import shared_direction, without
+from llm_persona.analysis.paired import paired_means
+from llm_persona.domain.condition import BASE, Condition, Steer
+from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies.lab import Lab
+from llm_persona.studies.trait_study import TraitStudy
+
+
+def measure_arithmetic(lab: Lab, studies: Sequence[TraitStudy], dose: float) -> dict[str, Any]:
+    """Sums of vectors and vectors without their shared component, at the middle one of the recommended layers.
+
+    `pairs`: for two traits each measured trait's shift (points of preference) under +a, +b and +a+b (each at half the
+    dose), and `excess`: the effect of both less the sum of the effects, paired by item (0 is additive).
+    `shared`: by trait, its own shift and the other traits' mean absolute shift under its vector, and under its vector
+    without the first principal direction of all the vectors, at the same norm.
+    """
+    if len(studies) < 2:
+        return {}
+    layers = sorted(s.layer for s in studies)
+    layer = layers[len(layers) // 2]
+    return {
+        "layer": layer,
+        "dose": dose,
+        "pairs": [_pair(lab, a, b, layer, dose / 2) for a, b in _pairs(studies)],
+        "shared": _shared(lab, studies, layer, dose) if len(studies) > 2 else {},
+    }
+
+
+def _pairs(studies: Sequence[TraitStudy]) -> list[tuple[TraitStudy, TraitStudy]]:
+    """Every pair of up to four traits; each trait with the next one (in a ring) beyond."""
+    if len(studies) <= 4:
+        return list(combinations(studies, 2))
+    return [(s, studies[(n + 1) % len(studies)]) for n, s in enumerate(studies)]
+
+
+def _preferences(lab: Lab, study: TraitStudy, condition: Condition) -> dict[str, float]:
+    found = lab.measure(f"{study.name} arithmetic {condition.name}", condition, TraitBenchmark(study.test))
+    return {r["id"]: r["preference"] for r in found.rows if r.get("preference") is not None}
+
+
+def _pair(lab: Lab, a: TraitStudy, b: TraitStudy, layer: int, dose: float) -> dict[str, Any]:
+    one, other = (Steer(s.persona, layer, dose=dose, name=s.name) for s in (a, b))
+    states = {"a": (one,), "b": (other,), "both": (one, other)}
+    measured = {}
+    for study in (a, b):
+        base = _preferences(lab, study, BASE)
+        shifts = {}
+        for state, steers in states.items():
+            name = f"{' and '.join(s.name for s in steers)} at {layer}, {dose:+g}"
+            found = _preferences(lab, study, Condition(name, steers=steers))
+            shifts[state] = {i: 100 * (found[i] - base[i]) for i in base if i in found}
+        shared = [i for i in shifts["both"] if i in shifts["a"] and i in shifts["b"]]
+        sums = [shifts["a"][i] + shifts["b"][i] for i in shared]
+        excess = paired_means([shifts["both"][i] for i in shared], sums)
+        means = {state: float(np.mean(list(values.values()))) for state, values in shifts.items() if values}
+        measured[study.name] = {**means, "excess": excess["mean"], "excess_ci": excess["ci"], "n": excess["n"]}
+    return {"traits": [a.name, b.name], "dose_each": dose, "measured": measured}
+
+
+def _shared(lab: Lab, studies: Sequence[TraitStudy], layer: int, dose: float) -> dict[str, Any]:
+    vectors = {s.name: s.persona for s in studies}
+    direction = shared_direction(vectors, layer)
+    found = {}
+    for steered in studies:
+        whole = Steer(steered.persona, layer, dose=dose, name=steered.name)
+        rest = Steer(without(steered.persona, direction, layer), layer, dose=dose, name=steered.name)
+        found[steered.name] = {
+            "cosine_with_shared": float(steered.persona.unit(layer) @ direction),
+            "whole": _effect(lab, studies, steered, "whole", whole),
+            "without": _effect(lab, studies, steered, "without shared", rest),
+        }
+    return found
+
+
+def _effect(lab: Lab, studies: Sequence[TraitStudy], steered: TraitStudy, kind: str, steer: Steer) -> dict[str, Any]:
+    """Own shift and the others' mean absolute shift, points."""
+    condition = Condition(f"{steered.name} {kind} at {steer.layer}", steers=(steer,))
+    moved = {}
+    for study in studies:
+        base, after = _preferences(lab, study, BASE), _preferences(lab, study, condition)
+        moved[study.name] = float(np.mean([100 * (after[i] - base[i]) for i in base if i in after]))
+    others = [abs(v) for name, v in moved.items() if name != steered.name]
+    own = moved[steered.name]
+    return {"own": own, "others": float(np.mean(others)), "ratio": float(np.mean(others) / abs(own)) if own else None}
