@@ -107,9 +107,9 @@ def main() -> None:
     text = [
         f"# TRAIT on {given.model}",
         "",
-        "Made by `make results-trait`; every number comes from the commands below, on the bank's test split (25 items",
-        "a trait, held out from every vector and adapter). Score: percent of items whose preferred option is a high one,",
-        "Wilson 95% intervals; preference: mean probability of high, bootstrap over items.",
+        "Made by `make results-trait`; every number comes from the commands below, on the bank's test split",
+        "(25 items a trait, held out from every vector and adapter). Score: percent of items whose preferred",
+        "option is a high one, Wilson 95% intervals; preference: mean probability of high, bootstrap over items.",
         "",
         "```",
         "llm-persona evaluate --trait all --mode likelihood --instruct none --instruct high --instruct low",
