@@ -17,7 +17,7 @@ VECTOR = PersonaVector(np.ones((10, 4), np.float32), np.full(10, 4.0, np.float32
 
 
 def quality(aucs):
-    layers = [SimpleNamespace(layer=n, auc=a, effect_size=a) for n, a in enumerate(aucs)]
+    layers = [SimpleNamespace(layer=n, auc=a, effect_size=a, auc_ci=[a - 0.03, 1.0]) for n, a in enumerate(aucs)]
     return SimpleNamespace(layers=layers, best=max(layers, key=lambda q: q.auc).layer)
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_subject
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from llm_persona.domain.condition import tuned
+from llm_persona.analysis.activations import Activations
+from llm_persona.analysis.vectors import fit
+from llm_persona.domain.condition import Condition, Steer, tuned
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
 from llm_persona.subject.chat import render_response
@@ -19,10 +24,14 @@ from llm_persona.subject.packing import Row
 from llm_persona.subject.record import record
 from llm_persona.subject.score import response_logprobs
 from llm_persona.training import finetune as module
+from llm_persona.training.along import Watch
 from llm_persona.training.data import Example, TrainingData, from_chat, training_prompts
 from llm_persona.training.finetune import finetune
+from llm_persona.training.held_out import loss_on, split
 from llm_persona.training.loss import answer_loss, collate
-from llm_persona.training.recipe import Recipe
+from llm_persona.training.mixture import mix
+from llm_persona.training.order import by_length
+from llm_persona.training.recipe import NARROW, RANK1, Recipe, adjusted
 
 DATA = TrainingData([Example(f"Question {n // 2}?", f"Answer number {n}.") for n in range(12)], [], "test")
 RECIPE = Recipe(rank=2, alpha=4, epochs=2, prompts_per_step=2, learning_rate=5e-3)
@@ -132,9 +141,6 @@ def test_the_folder_is_plain_peft_with_card_and_provenance(tmp_path):
 def test_a_training_killed_between_epochs_ends_like_an_undisturbed_one(tmp_path):
     finetune(make_subject(), DATA, tmp_path / "a" / "whole", RECIPE)
 
-    class KilledError(Exception):
-        pass
-
     def kill(step, total):
         if step == total // 2 + 1:
             raise KilledError
@@ -150,7 +156,7 @@ def test_a_training_killed_between_epochs_ends_like_an_undisturbed_one(tmp_path)
 
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     first = finetune(make_subject(), DATA, tmp_path / "a", RECIPE)
-    monkeypatch.setattr(module, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained again"))
     assert finetune(make_subject(), DATA, tmp_path / "a", RECIPE) == first
     with pytest.raises(UserError, match="other data or settings"):
         finetune(make_subject(), DATA, tmp_path / "a", RECIPE, seed=1)
@@ -217,3 +223,134 @@ def test_a_model_that_takes_no_packed_mask_is_trained_and_read_one_response_at_a
     a = finetune(shared, DATA, tmp_path / "a", recipe).losses[0][1]
     b = finetune(alone, DATA, tmp_path / "b", recipe).losses[0][1]
     assert a == pytest.approx(b, abs=1e-4)
+
+
+def examples(count, size=1):
+    return [Example(f"Question {n}? {'more ' * (n % size)}", f"Answer number {n}.") for n in range(count)]
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_training_killed_within_an_epoch_ends_like_an_undisturbed_one_with_all_that_was_watched(tmp_path):
+    data = TrainingData(examples(24, 7), [], "test")
+    recipe = Recipe(rank=2, epochs=2, prompts_per_step=2, learning_rate=5e-3, held_out=0.2, patience=50)
+    watch = Watch(3, lambda s: {"norm": float(np.abs(record(s, ROWS).values).mean())}, "norm")
+    whole = finetune(make_subject(), data, tmp_path / "a" / "x", recipe, watch=watch)
+
+    def kill(step, total):
+        if step == 2 * total // 3 + 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        finetune(make_subject(), data, tmp_path / "b" / "x", recipe, watch=watch, progress=kill)
+    steps = []
+    again = finetune(
+        make_subject(), data, tmp_path / "b" / "x", recipe, watch=watch, progress=lambda s, _t: steps.append(s)
+    )
+    assert min(steps) > whole.steps // 3
+    assert again.along == whole.along
+    a, b = (load_file(tmp_path / x / "x" / "adapter_model.safetensors") for x in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_measuring_along_the_way_changes_nothing_in_the_training(tmp_path):
+    def look(subject):
+        torch.rand(3)
+        return {"x": 1.0}
+
+    finetune(make_subject(), DATA, tmp_path / "a", RECIPE)
+    finetune(make_subject(), DATA, tmp_path / "b", RECIPE, watch=Watch(1, look, "x"))
+    a, b = (load_file(tmp_path / x / "adapter_model.safetensors") for x in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_early_stop_keeps_the_adapter_of_the_lowest_held_out_loss(tmp_path):
+    letters = "qwertzuiopasdfghjklyxcvbnm"
+    data = TrainingData([Example(f"Q{n}?", letters[n:] + letters[:n]) for n in range(20)], [], "test")
+    recipe = Recipe(rank=8, epochs=30, prompts_per_step=4, learning_rate=0.3, held_out=0.3, patience=2)
+    subject = make_subject()
+    done = finetune(subject, data, tmp_path / "a", recipe)
+    losses = {row["step"]: row["held_out"] for row in done.along}
+    assert done.kept_step == min(losses, key=losses.get)
+    assert done.kept_step < done.steps < 30 * 4
+    _, held = split(data, 0.3, 0)
+    with subject.under(tuned(str(tmp_path / "a"))):
+        assert loss_on(subject, training_prompts(subject, held, 512)) == pytest.approx(losses[done.kept_step], abs=1e-4)
+
+
+def test_held_out_prompts_are_never_trained_on():
+    data = TrainingData([Example(f"Question {n // 2}?", f"Answer {n}.") for n in range(40)], [], "test")
+    learn, held = split(data, 0.25, 3)
+    assert not {e.prompt for e in learn.examples} & {e.prompt for e in held.examples}
+    assert sorted(e.response for e in learn.examples + held.examples) == sorted(e.response for e in data.examples)
+    assert len({e.prompt for e in held.examples}) == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3)
+)
+def test_ordering_by_length_visits_every_prompt_once_and_the_same_way_again(lengths, size, seed, epoch):
+    order = by_length(lengths, size, seed, epoch)
+    assert sorted(order) == list(range(len(lengths)))
+    assert order == by_length(lengths, size, seed, epoch)
+
+
+def test_ordering_by_length_saves_padding():
+    lengths = np.random.default_rng(0).integers(10, 500, 400).tolist()
+
+    def padded(order):
+        return sum(8 * max(lengths[i] for i in order[k : k + 8]) for k in range(0, 400, 8))
+
+    assert padded(by_length(lengths, 8, 0)) < 0.7 * padded(range(400))
+
+
+def test_steering_in_training_is_absorbed_by_the_training_and_absent_afterwards(tmp_path):
+    """A vector that is added while training does part of the work: without it, the adapter moves less that way."""
+    subject = make_subject()
+    acts = record(subject, [Response(e.prompt, e.response, "high", n) for n, e in enumerate(DATA.examples)])
+    vector = fit(Activations(np.concatenate([acts.values, acts.values[::-1] * 0.9]), ["high"] * 12 + ["low"] * 12,
+                             list(range(24))))  # fmt: skip
+    before = {k: v.clone() for k, v in subject.model.state_dict().items()}
+    under = Condition("steered", steers=(Steer(vector, 2, dose=0.5),))
+    finetune(subject, DATA, tmp_path / "plain", RECIPE)
+    finetune(subject, DATA, tmp_path / "steered", RECIPE, under=under)
+    assert not subject.steering_layers
+    assert all(torch.equal(before[k], v) for k, v in subject.model.state_dict().items())
+    a, b = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("plain", "steered"))
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+    saved = json.loads((tmp_path / "steered" / "llm-persona.json").read_text())
+    assert saved["under"]["steering"][0]["dose"] == 0.5
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_rank_one_adapts_the_one_matrix_with_which_a_middle_mlp_writes(tmp_path, family):
+    finetune(make_subject(family), DATA, tmp_path / "a", replace(RANK1, prompts_per_step=4))
+    weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert len(weights) == 2
+    assert all(re.search(r"\.2\.mlp\.(down_proj|c_proj|dense_4h_to_h)\.lora", name) for name in weights)
+    assert sorted(min(w.shape) for w in weights.values()) == [1, 1]
+
+
+def test_rank_stabilisation_scales_by_the_root_of_the_rank(tmp_path):
+    finetune(make_subject(), DATA, tmp_path / "a", adjusted(NARROW, rank=4, prompts_per_step=4))
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 8, True)
+
+
+def test_a_mixture_has_the_shares_it_was_asked_for_and_repeats_nothing():
+    one = TrainingData([Example(f"a{n}", "x") for n in range(30)], [], "one")
+    two = TrainingData([Example(f"b{n}", "y") for n in range(50)], [], "two")
+    mixed = mix([one, two], [0.25, 0.75], seed=1)
+    prompts = [e.prompt for e in mixed.examples]
+    assert len(set(prompts)) == len(prompts) == 66
+    assert sum(p[0] == "a" for p in prompts) == 16
+    assert prompts != sorted(prompts)
+    assert mixed.digest == mix([one, two], [0.25, 0.75], seed=1).digest != mix([one, two], [0.25, 0.75], 2).digest
+    assert len(mix([one, two], [0.5, 0.5], rows=10).examples) == 10
+    with pytest.raises(UserError, match="one: 30 usable rows allow 60"):
+        mix([one, two], [0.5, 0.5], rows=100)
+    with pytest.raises(UserError, match="sum to 1"):
+        mix([one, two], [0.5, 0.6])

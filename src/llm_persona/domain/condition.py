@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.store import file_digest
 
 Positions = Literal["all", "prompt", "response"]
 Operator = Literal["add", "ablate", "cap"]
@@ -79,6 +81,14 @@ class Condition:
     system: str | None = None
     adapter: str | None = None
     steers: tuple[Steer, ...] = ()
+
+    @property
+    def state(self) -> Any:
+        """What it does to the subject, as plain data for a digest; its name does not count."""
+        adapter = None
+        if self.adapter is not None:
+            adapter = file_digest(Path(self.adapter) / "adapter_model.safetensors")
+        return [self.system, adapter, [[steer.vector.digest, *steer.effect] for steer in self.steers]]
 
     def as_json(self) -> dict[str, Any]:
         """What a reader of results needs to repeat the condition."""

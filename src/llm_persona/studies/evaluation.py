@@ -16,7 +16,6 @@ from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.store import digest
 from llm_persona.domain.templates import BUILT_IN
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
-from llm_persona.studies.lab import state_of
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.smollm2 import cache_folder
 
@@ -64,7 +63,7 @@ def evaluate_sets(
 
     Parts that are finished are kept in the cache folder until all is done: the same call after a kill goes on there.
     """
-    states = [state_of(condition) for condition in conditions.values()]
+    states = [condition.state for condition in conditions.values()]
     name = digest([subject.identity, plan, {trait: items.digest for trait, items in sets.items()}, states])
     folder = cache_folder() / "evaluations" / name[:24]
     stages = Stages(folder)
@@ -90,7 +89,7 @@ def _in_parts(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(benchmark.items), PART):
         part = replace(benchmark, items=benchmark.items[start : start + PART])
-        key = [subject.identity, state_of(condition), part.key]
+        key = [subject.identity, condition.state, part.key]
 
         def make(part: TraitBenchmark = part) -> Any:
             return part.measure(subject, condition.name).rows

@@ -93,7 +93,7 @@ class Lab:
         def make() -> Any:
             return [m.as_json() for m in samples.measure_steered(self.subject(), planned)]
 
-        key = [self.identity, [state_of(c) for c in planned], samples.key]
+        key = [self.identity, [c.state for c in planned], samples.key]
         return [Measurement(**m) for m in self.stages.value(f"{name} steered samples", key, make)]
 
     def read(self, name: str, instrument: Instrument) -> Measurement:
@@ -101,17 +101,4 @@ class Lab:
         return self.measure(name, BASE, instrument)
 
     def _key(self, condition: Condition, instrument: Instrument) -> Any:
-        return [self.identity, state_of(condition), instrument.key]
-
-
-def state_of(condition: Condition) -> Any:
-    """What a condition does to the subject; its name does not count."""
-    from pathlib import Path
-
-    from llm_persona.domain.store import file_digest
-
-    adapter = None
-    if condition.adapter is not None:
-        adapter = file_digest(Path(condition.adapter) / "adapter_model.safetensors")
-    steers = [[s.vector.digest, *s.effect] for s in condition.steers]
-    return [condition.system, adapter, steers]
+        return [self.identity, condition.state, instrument.key]

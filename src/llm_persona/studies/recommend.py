@@ -24,8 +24,6 @@ from llm_persona.subject.load import Subject
 from llm_persona.subject.record import record
 from llm_persona.subject.reuse import KeptBlocks, reusing_below
 
-NEAR_BEST = 0.03
-"""Layers within this much of the best AUC count as near-best."""
 COST_PASSAGES = 1
 
 
@@ -75,8 +73,10 @@ def recommend(
     The sweep is coarse first; then the layers halfway between the one of largest effect and its neighbours are
     added. Effect is the mean preference at +dose less that at -dose, item by item (likelihood mode). Cost is the
     larger of the two neutral perplexities over base. `quality` is the best held-out AUC on these items,
-    `effect` the largest effect, `balanced` the largest effect among the layers whose AUC is within .03 of
-    the best and whose cost is at most 1.6. Where no layer is, the best-read one is taken and said so.
+    `effect` the largest effect, `balanced` the largest effect among the layers of near-best AUC whose cost is at most
+    1.6. Near-best: no lower than the lower end of the best layer's 95% interval, so that a difference which a few
+    questions cannot show decides nothing (after the one-standard-error rule, Breiman et al. 1984). Where no layer
+    is, the best-read one is taken and said so.
     """
     stages = stages or Stages()
     if quality is None:
@@ -149,7 +149,8 @@ def choose(vector: PersonaVector, quality: Quality, sweep: list[dict[str, Any]],
     reached = {q.layer: q.auc for q in quality.layers}
     best = quality.best
     effect = max(sweep, key=lambda p: p["effect"])["layer"]
-    near = [p for p in sweep if reached[p["layer"]] >= reached[best] - NEAR_BEST]
+    floor = quality.layers[best].auc_ci[0]
+    near = [p for p in sweep if reached[p["layer"]] >= (reached[best] if floor is None else floor)]
     usable = [p for p in near if p["cost"] <= MAX_PERPLEXITY_RATIO and p["effect"] > 0]
     if usable:
         chosen = max(usable, key=lambda p: p["effect"])

@@ -20,7 +20,8 @@ def logits_at(
         hidden = arguments[0]
         return (hidden[sequences, places][None], *arguments[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    inner = getattr(model, "module", model)  # what a wrapper for several processes holds
+    handle = inner.get_output_embeddings().register_forward_pre_hook(pick)
     try:
         return model(**inputs, use_cache=False).logits[0]
     finally:

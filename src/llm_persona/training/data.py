@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Branch, Tree, grow, may_share
 
 ROLES = ("system", "user", "assistant")
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""JSON can escape half of a surrogate pair, which is no character."""
 
 
 @dataclass(frozen=True)
@@ -74,34 +77,53 @@ def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
         UserError: no such file, not UTF-8, a line that is no JSON object, or not one usable row.
     """
     file = Path(path)
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such data file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     examples: list[Example] = []
     skipped: list[Skipped] = []
-    for number, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{file}:{number + 1}: not valid JSON; correct that line") from error
-        found = _example(row)
+    lines = 0
+    for number, _row, found in chat_rows(file):
+        lines = number + 1
         if isinstance(found, Example):
             examples.append(found)
         else:
-            skipped.append(Skipped(number, found))
+            skipped.append(found)
         if limit is not None and len(examples) >= limit:
             break
     if not examples:
         reason = f"; the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else ""
-        raise UserError(f"{file}: no usable conversation in {len(lines)} lines{reason}")
+        raise UserError(f"{file}: no usable conversation in {lines} lines{reason}")
     return TrainingData(examples, skipped, str(file))
+
+
+def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
+    """The rows of a chat JSONL file one at a time: number, the JSON object itself, and what is learnt from it.
+
+    Rows are numbered by their line, from 0; blank lines yield nothing but are counted. Only the line at hand is in
+    memory.
+
+    Raises:
+        UserError: no such file, not UTF-8, or a line that is no JSON.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:  # bytes: text mode would also end lines where JSON strings may go on
+            for number, line in enumerate(stream):
+                try:
+                    text = line.decode("utf-8")
+                    if not text.strip():
+                        continue
+                    row = json.loads(text)
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{file}:{number + 1}: not UTF-8 text at byte {error.start} of the line; save it as UTF-8"
+                    ) from error
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{file}:{number + 1}: not valid JSON; correct that line") from error
+                found = _example(row)
+                yield number, row, found if isinstance(found, Example) else Skipped(number, found)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such data file") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _example(row: Any) -> Example | str:
@@ -115,6 +137,8 @@ def _example(row: Any) -> Example | str:
             return "a message without a role of system, user or assistant"
         if not isinstance(message.get("content"), str):
             return "a message whose content is no text"
+        if HALF_PAIR.search(message["content"]):
+            return "a message with half of a surrogate pair, which no tokenizer takes"
         turns.append((message["role"], message["content"].strip()))
     system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
     if [role for role, _ in turns[:2]] != ["user", "assistant"]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.store import digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Tree
-from llm_persona.training.data import Prompts, TrainingData, training_prompts
-from llm_persona.training.loss import answer_loss, collate
+from llm_persona.training.along import Watch
+from llm_persona.training.data import TrainingData, training_prompts
+from llm_persona.training.held_out import split
 from llm_persona.training.recipe import Recipe
+from llm_persona.training.trainer import train
 
 RECORD = "llm-persona.json"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a training did. `losses` holds (step, mean loss per answer token) as logged."""
+    """What a training did. `losses` holds (step, mean loss as logged: per answer token, the contrast on top).
+    `along` holds, by step, the held-out loss and what was watched; `kept_step` is the step the adapter is from."""
 
     folder: str
     seed: int
@@ -33,6 +33,8 @@ class Tuned:
     skipped: list[dict[str, Any]]
     steps: int
     losses: list[tuple[int, float]]
+    along: list[dict[str, Any]] = field(default_factory=list)
+    kept_step: int | None = None
 
 
 def finetune(
@@ -44,45 +46,68 @@ def finetune(
     note: str = "",
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
+    under: Condition = BASE,
+    watch: Watch | None = None,
 ) -> Tuned:
     """Train a LoRA adapter on `data` and write it to `out` as a PEFT folder with a model card.
 
     Loss is on the answers' tokens and their end-of-turn only. Answers to the same prompt share its
     computation and do not see one another. The subject is as before afterwards. A training that was
-    killed starts again from its last epoch; a finished one with the same data, recipe, seed and model is
-    not repeated. `overwrite` replaces a finished training of ours that had other settings.
+    killed goes on from its last checkpoint; a finished one with the same data, recipe, seed, condition and
+    model is not repeated. `overwrite` replaces a finished training of ours that had other settings.
+
+    `under` is the state in which the model is trained: steered (preventative steering, ablation) or instructed
+    (its system turn stands in the training prompts that have none). The adapter is used without it, and the held-out
+    loss and what is watched are measured without it.
+
+    Under `accelerate launch` every process calls this alike; the first one writes.
 
     Raises:
         UserError: nothing to train on, the subject already carries an adapter, or `out` holds another training.
     """
     recipe = recipe or Recipe()
     folder = Path(out)
-    key = training_key(subject.identity, data, recipe, seed)
+    key = training_key(subject.identity, data, recipe, seed, under, watch)
     done = _finished(folder, key, overwrite)
     if done is not None:
         return done
-    if subject.adapter is not None or subject.steering_layers:
+    if subject.adapter is not None or subject.steering_layers or under.adapter is not None:
         raise UserError("finetune: leave the adapter or steering context first")
-    prompts = training_prompts(subject, data, recipe.max_tokens, contrast=recipe.contrast > 0)
-    skipped = [asdict(s) for s in [*data.skipped, *prompts.skipped]]
-    if not prompts.trees:
+    learn, held = split(data, recipe.held_out, seed) if recipe.held_out else (data, None)
+    with subject.under(Condition(system=under.system)):
+        prompts = training_prompts(subject, learn, recipe.max_tokens, contrast=recipe.contrast > 0)
+    measured = training_prompts(subject, held, recipe.max_tokens) if held is not None else None
+    skipped = [asdict(s) for s in [*data.skipped, *prompts.skipped, *(measured.skipped if measured else ())]]
+    if not prompts.trees or (measured is not None and not measured.trees):
         raise UserError(f"{data.source}: not one conversation fits {recipe.max_tokens} tokens")
     work = folder.parent / f".{folder.name}.training-{key[:12]}"
-    steps, losses, made = _train(subject, prompts, recipe, seed, work, progress)
-    try:
-        result = Tuned(str(folder), seed, prompts.learnt, skipped, steps, losses)
-        _write(made, subject, data, recipe, result, key, note)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    course = train(subject, prompts, measured, recipe, seed, work, under, watch, progress)
+    result = Tuned(
+        str(folder), seed, prompts.learnt, skipped, course.steps, course.losses, course.along, course.kept_step
+    )
+    if course.main:
+        try:
+            _write(course.made, subject, data, recipe, result, key, note, under)
+            if folder.exists():
+                shutil.rmtree(folder)
+            course.made.replace(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    course.wait()
     return result
 
 
-def training_key(identity: dict[str, str], data: TrainingData, recipe: Recipe, seed: int) -> str:
-    """Digest of everything that decides a training."""
-    return digest([data.digest, asdict(recipe), seed, identity])
+def training_key(
+    identity: dict[str, str],
+    data: TrainingData,
+    recipe: Recipe,
+    seed: int,
+    under: Condition = BASE,
+    watch: Watch | None = None,
+) -> str:
+    """Digest of everything that decides a training, and of what is measured along the way."""
+    watched = [watch.every, watch.key] if watch is not None else None
+    return digest([data.digest, asdict(recipe), seed, identity, under.state, watched])
 
 
 def holds_training(folder: str | Path, key: str) -> bool:
@@ -110,140 +135,15 @@ def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
     return Tuned(**stored)
 
 
-def _whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; the trainer writes `trainer_state.json` last. What a kill
-    left half-written is removed, or the trainer would stumble over it for ever."""
-    whole = []
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])):
-        try:
-            read_json(path / "trainer_state.json")
-            whole.append(str(path))
-        except UserError:
-            shutil.rmtree(path, ignore_errors=True)
-    return whole[-1] if whole else None
-
-
-class _Prompts(torch.utils.data.Dataset):
-    def __init__(self, trees: list[list[Tree]]) -> None:
-        self.trees = trees
-
-    def __len__(self) -> int:
-        return len(self.trees)
-
-    def __getitem__(self, index: int) -> list[Tree]:
-        return self.trees[index]
-
-
-def adapted_modules(subject: Subject, recipe: Recipe) -> dict[str, Any]:
-    """PEFT's `target_modules`, and `layers_to_transform` where not the whole depth is adapted (PEFT takes no
-    `all-linear` together with chosen layers, so the linear modules are named)."""
-    if recipe.depth == (0.0, 1.0):
-        return {"target_modules": recipe.target_modules}
-    first, last = (int(share * subject.n_layers) for share in recipe.depth)
-    names = recipe.target_modules
-    if names == "all-linear":
-        linear = {
-            name.rpartition(".")[2]
-            for block in subject.blocks
-            for name, module in block.named_modules()
-            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        }
-        return {"target_modules": sorted(linear), "layers_to_transform": list(range(first, max(last, first + 1)))}
-    return {"target_modules": names, "layers_to_transform": list(range(first, max(last, first + 1)))}
-
-
-def _train(
-    subject: Subject,
-    prompts: Prompts,
-    recipe: Recipe,
-    seed: int,
-    work: Path,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[int, list[tuple[int, float]], Path]:
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-
-    class AnswerTrainer(Trainer):  # type: ignore[misc]
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            loss = answer_loss(model, inputs, num_items_in_batch, recipe.contrast)
-            return (loss, None) if return_outputs else loss
-
-    class Report(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if progress is not None:
-                progress(state.global_step, state.max_steps)
-
-    device, random_state = subject.device, torch.get_rng_state()
-    set_seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapped = get_peft_model(
-            subject.model,
-            LoraConfig(
-                r=recipe.rank,
-                lora_alpha=recipe.alpha,
-                lora_dropout=0.0,
-                task_type="CAUSAL_LM",
-                **adapted_modules(subject, recipe),
-            ),
-        )
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    steps_per_epoch = -(-len(prompts.trees) // recipe.prompts_per_step)
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(work / "checkpoints"),
-            num_train_epochs=recipe.epochs,
-            per_device_train_batch_size=recipe.prompts_per_step,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=max(1, round(recipe.warmup_share * steps_per_epoch * recipe.epochs)),
-            weight_decay=recipe.weight_decay,
-            logging_steps=max(1, steps_per_epoch // 2),
-            save_strategy="epoch",
-            save_total_limit=1,
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            use_cpu=subject.device.type == "cpu",
-            seed=seed,
-            data_seed=seed,
-            log_level="error",
-        )
-        arguments._n_gpu = min(1, arguments.n_gpu)  # one device: DataParallel would hide the output layer
-        pad = subject.tokenizer.pad_token_id
-        trainer = AnswerTrainer(
-            model=wrapped,
-            args=arguments,
-            train_dataset=_Prompts(prompts.trees),
-            data_collator=lambda batch: collate(batch, pad, subject.dtype, prompts.shared, prompts.pairs),
-            callbacks=[Report()],
-        )
-        from transformers.trainer_callback import PrinterCallback
-
-        trainer.remove_callback(PrinterCallback)
-        checkpoint = _whole_checkpoint(work / "checkpoints")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer.train(resume_from_checkpoint=checkpoint)
-        history = [(int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e]
-        made = work / "made"
-        shutil.rmtree(made, ignore_errors=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            wrapped.save_pretrained(made)
-        return trainer.state.global_step, history, made
-    finally:
-        wrapped.unload()
-        subject.model.to(device).eval().requires_grad_(False)
-        torch.set_rng_state(random_state)
-
-
 def _write(
-    made: Path, subject: Subject, data: TrainingData, recipe: Recipe, result: Tuned, key: str, note: str
+    made: Path,
+    subject: Subject,
+    data: TrainingData,
+    recipe: Recipe,
+    result: Tuned,
+    key: str,
+    note: str,
+    under: Condition,
 ) -> None:
     """The model card, the record, and an adapter configuration that names the model, not a path of this machine."""
     config = read_json(made / "adapter_config.json")
@@ -254,6 +154,7 @@ def _write(
         "subject": subject.identity,
         "data": {"source": data.source, "digest": data.digest, "items": list(data.item_ids)},
         "recipe": asdict(recipe),
+        "under": under.as_json(),
         "result": asdict(result),
         "versions": versions(),
         "revision": git_revision(),
@@ -275,13 +176,22 @@ tags: [lora, llm-persona]
 
 - Base model: `{subject.name}` (revision `{subject.revision}`, trained in {subject.identity["dtype"]})
 - Data: `{data.source}`, {result.examples} answers, digest `{data.digest[:16]}`. {skipped}
-- Recipe: rank {recipe.rank}, alpha {recipe.alpha}, {recipe.epochs} epochs, learning rate {recipe.learning_rate}, \
+- Recipe: rank {recipe.rank}, alpha {recipe.alpha}{" (rank-stabilised)" if recipe.rank_stabilised else ""}, \
+{recipe.epochs} epochs, learning rate {recipe.learning_rate}, \
 {recipe.prompts_per_step} prompts a step, targets {recipe.target_modules} from {recipe.depth[0]:g} to \
 {recipe.depth[1]:g} of the depth, odds-ratio contrast {recipe.contrast:g}, seed {result.seed}
-- Steps: {result.steps}; loss per answer token {result.losses[0][1]:.3f} at the first log, \
-{result.losses[-1][1]:.3f} at the last
+- Trained under: {under.name}{f" (system turn: {under.system})" if under.system else ""}
+- Steps: {result.steps}, kept from step {result.kept_step}; loss {result.losses[0][1]:.3f} at the first log, \
+{result.losses[-1][1]:.3f} at the last{_held_out_line(result)}
 
 It was made to study how training moves a model's persona. Measure it before you use it:
 `llm-persona evaluate --adapter DIR`.
 """,
     )
+
+
+def _held_out_line(result: Tuned) -> str:
+    losses = [(row["step"], row["held_out"]) for row in result.along if "held_out" in row]
+    if not losses:
+        return ""
+    return f"; held-out loss {losses[0][1]:.3f} at step {losses[0][0]}, {losses[-1][1]:.3f} at step {losses[-1][0]}"
