@@ -22,8 +22,8 @@ from llm_persona.training.along import MEASURED, Along, Watch
 from llm_persona.training.data import Prompts
 from llm_persona.training.held_out import loss_on
 from llm_persona.training.loss import answer_loss, collate
-from llm_persona.training.processes import launched
 from llm_persona.training.order import ByLength
+from llm_persona.training.processes import launched
 from llm_persona.training.recipe import Recipe
 
 SAVE_EVERY = 50

@@ -1,0 +1,1 @@
+"""Judges: models that grade the subject's open answers by a rubric. Their scores count once they pass a gate."""

@@ -1,0 +1,319 @@
+"""What a fine-tuning did to the persona: every trait, base against tuned, with a rule for what counts as a shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_persona.analysis.paired import paired_shift
+from llm_persona.analysis.quality import assess
+from llm_persona.analysis.shift import author_and_reader
+from llm_persona.analysis.stats import mean_estimate
+from llm_persona.analysis.vectors import PersonaVector, cosines, fit
+from llm_persona.domain.condition import BASE, tuned
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.items import Items
+from llm_persona.domain.responses import Response, labelled
+from llm_persona.domain.store import digest, file_digest, write_json
+from llm_persona.domain.traits import Question, Trait, load_trait
+from llm_persona.instruments.perplexity import Perplexity, neutral_texts
+from llm_persona.instruments.samples import Samples
+from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies.audit_summary import summarise_audit
+from llm_persona.studies.lab import Lab
+from llm_persona.studies.stages import Reporter, Stages
+from llm_persona.studies.state import State
+from llm_persona.subject.adapt import check_adapter
+from llm_persona.subject.load import Subject
+from llm_persona.subject.record import record
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """One tuned model: an adapter of the base, or a model of its own. `group`: the seeds of one fine-tuning share it;
+    `control` marks the benign one."""
+
+    name: str
+    group: str
+    adapter: str | None = None
+    model: str | None = None
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """What is measured. Limits are on items per split, so that a small machine can audit many models."""
+
+    traits: tuple[str, ...]
+    vectors: str | None = None
+    """Folder of vector files TRAIT.safetensors; without one, vectors are fitted on the bank's fit items."""
+    items: int | None = None
+    fit_items: int | None = None
+    questions: int = 12
+    max_new_tokens: int = 48
+    reextract: bool = True
+    seed: int = 0
+
+
+@dataclass
+class _TraitWork:
+    """One trait's material and, by model, what was found."""
+
+    trait: Trait
+    test: Items
+    fit_rows: list[Response]
+    vector: PersonaVector
+    layer: int
+    layer_from: str
+    questions: list[Question]
+    pole_gap: float = 0.0
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def audit(
+    base: str,
+    models: Sequence[TunedModel],
+    plan: AuditPlan,
+    out: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measure every tuned model against the base; writes `audit.json` into `out`. Killed, the same call goes on.
+
+    Returns:
+        The contract's JSON of `audit`: by trait and tuned model the paired shifts, author and reader, the vector
+        before and after, the layer profile, answers side by side, and the verdict by the printed rule.
+
+    Raises:
+        UserError: no tuned model, a name that occurs twice, a folder that is no adapter, or a vector that does not fit.
+    """
+    names = [m.name for m in models]
+    if not models:
+        raise UserError("audit: no tuned model; give --adapter DIR or --tuned MODEL")
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise UserError(f"audit: two tuned models are called {twice!r}; name them with NAME=PATH")
+    for model in models:
+        if model.adapter is not None:
+            check_adapter(model.adapter)
+    folder = Path(out)
+    stages = Stages(folder / "stages", reporter)
+    lab = Lab(base, dtype, device, stages)
+    labs = {m.name: lab if m.model is None else Lab(m.model, dtype, device, stages) for m in models}
+    work = _before(lab, plan)
+    samples = Samples([q for w in work.values() for q in w.questions], plan.max_new_tokens)
+    owners = [name for name, w in work.items() for _ in w.questions]
+    answers: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    quality: dict[str, dict[str, Any]] = {}
+    with State(lab, BASE) as state:
+        for name, w in work.items():
+            _measure(state, "base", name, w, plan)
+        answers["base"], quality["base"] = _answers(state, samples, owners), _cost(state)
+    for model in models:
+        condition = tuned(model.adapter, model.name) if model.adapter is not None else BASE
+        with State(labs[model.name], condition) as state:
+            for name, w in work.items():
+                _measure(state, model.name, name, w, plan)
+            answers[model.name], quality[model.name] = _answers(state, samples, owners), _cost(state)
+            for name, w in work.items():
+                for author in ("base", model.name):
+                    rows = _rows(answers[author][name])
+                    w.found[model.name][f"reads {author}"] = _by_question(
+                        rows, state.projections(f"{name} reads {author}", rows, w.vector)
+                    )
+    with State(lab, BASE) as state:
+        for author in answers:
+            for name, w in work.items():
+                rows = _rows(answers[author][name])
+                w.found["base"][f"reads {author}"] = _by_question(
+                    rows, state.projections(f"{name} reads {author}", rows, w.vector)
+                )
+    result = summarise_audit(
+        base,
+        models,
+        {name: _trait_result(name, w, names, answers) for name, w in work.items()},
+        quality,
+        _provenance(models, lab, plan),
+    )
+    write_json(folder / "audit.json", result)
+    return result
+
+
+def expected_stages(plan: AuditPlan, models: Sequence[TunedModel]) -> int:
+    """How many stages an audit has, for the progress display."""
+    traits = len(plan.traits)
+    before = traits * (0 if plan.vectors is not None else 2)
+    return before + (len(models) + 1) * (2 + 3 * traits) + len(models) * traits
+
+
+def _before(lab: Lab, plan: AuditPlan) -> dict[str, _TraitWork]:
+    """Each trait's items, vector and layer."""
+    work = {}
+    for given in plan.traits:
+        trait = load_trait(given)
+        bank = Items(trait.bank, f"bank:{trait.name}")
+        rows = labelled(bank.split("fit")[: plan.fit_items])
+        vector, layer, source = _vector(lab, trait, rows, bank, plan)
+        questions = trait.questions_of("test")[: plan.questions]
+        work[trait.name] = _TraitWork(
+            trait, bank.split("test")[: plan.items], rows, vector, layer, source, list(questions)
+        )
+    return work
+
+
+def _vector(
+    lab: Lab, trait: Trait, rows: list[Response], bank: Items, plan: AuditPlan
+) -> tuple[PersonaVector, int, str]:
+    """The trait's vector and the layer it is read at, which no test item chose."""
+    if plan.vectors is not None:
+        vector = PersonaVector.load(Path(plan.vectors) / f"{trait.name}.safetensors")
+        layer = (vector.meta.get("recommended") or {}).get("balanced")
+        if layer is not None:
+            return vector, int(layer), "recommended by the vector's file"
+    with State(lab, BASE) as state:
+        if plan.vectors is None:
+            vector = fit(state.activations(f"{trait.name} fit rows", rows), {"trait": trait.name, **lab.identity})
+        select = state.activations(f"{trait.name} select rows", labelled(bank.split("select")[: plan.items]))
+    return vector, assess(select, vector, permutations=1).best, "best read on the select split"
+
+
+def _measure(state: State, model: str, name: str, w: _TraitWork, plan: AuditPlan) -> None:
+    """What is measured of one model and trait, alike for base and tuned."""
+    benchmark = state.measure(f"{name} likelihood", TraitBenchmark(w.test))
+    found: dict[str, Any] = {"rows": benchmark.rows, "summary": benchmark.summary}
+    test = labelled(w.test)
+
+    def read(subject: Subject) -> Any:
+        w.vector.check(subject.n_layers, subject.hidden_size)
+        acts = record(subject, test)
+        kept = assess(acts, w.vector, permutations=1).layers[w.layer]
+        values: dict[str, Any] = {
+            "mean_projection": (acts.values.astype(np.float64).mean(axis=0) * _units(w.vector)).sum(axis=1).tolist(),
+            "by_row": [float(x) for x in acts.values[:, w.layer].astype(np.float64) @ w.vector.unit(w.layer)],
+            "auc_base_vector": kept.auc,
+            "separation_base_vector": kept.separation,
+        }
+        if plan.reextract:
+            again = fit(record(subject, w.fit_rows))
+            own = assess(acts, again, permutations=1).layers[w.layer]
+            values |= {
+                "cosines": cosines(w.vector, again).tolist(),
+                "norm_ratio": float(again.norms[w.layer] / w.vector.norms[w.layer]),
+                "auc": own.auc,
+                "auc_ci": list(own.auc_ci),
+                "separation": own.separation,
+                "separation_ci": list(own.separation_ci),
+            }
+        return values
+
+    key = ["read", test, w.vector.digest, w.layer, w.fit_rows if plan.reextract else None]
+    found["fixed"] = state.value(f"{name} reads fixed texts", key, read)
+    found["groups"] = [r.group for r in test]
+    w.found[model] = found
+
+
+def _units(vector: PersonaVector) -> np.ndarray:
+    return np.stack([vector.unit(layer) for layer in range(vector.n_layers)])
+
+
+def _answers(state: State, samples: Samples, owners: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """By trait, the answers to its questions (all traits' are generated together)."""
+    rows = state.measure("answers", samples).rows
+    found: dict[str, list[dict[str, Any]]] = {}
+    for owner, row in zip(owners, rows, strict=True):
+        found.setdefault(owner, []).append(row)
+    return found
+
+
+def _cost(state: State) -> dict[str, Any]:
+    return {"perplexity": state.measure("neutral perplexity", Perplexity(neutral_texts())).summary["perplexity"]}
+
+
+def _rows(answers: Sequence[Mapping[str, Any]]) -> list[Response]:
+    return [Response(r["question"], r["text"], "neutral", r["id"]) for r in answers if r["text"]]
+
+
+def _by_question(rows: Sequence[Response], values: np.ndarray) -> dict[str, list[float]]:
+    return {r.group: [float(x) for x in v] for r, v in zip(rows, values, strict=True)}
+
+
+def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """One trait's figures for every tuned model."""
+    base = w.found["base"]
+    gap = base["fixed"]["separation_base_vector"]
+    result: dict[str, Any] = {
+        "layer": w.layer,
+        "layer_from": w.layer_from,
+        "pole_gap": gap,
+        "n_items": len(w.test),
+        "n_questions": len(w.questions),
+        "baseline": base["summary"],
+        "auc_before": base["fixed"]["auc_base_vector"],
+        "tuned": {},
+    }
+    for model in names:
+        own = w.found[model]
+        fixed = own["fixed"]
+        at = w.layer
+        parts = [
+            {q: v[at] for q, v in reads.items()}
+            for reads in (base["reads base"], base[f"reads {model}"], own["reads base"], own[f"reads {model}"])
+        ]
+        shift = paired_shift(own["rows"], base["rows"])
+        projection = {"layer": at, "pole_gap": gap, **author_and_reader(*parts)}
+        by_item: dict[str, list[float]] = {}
+        for group, after, before in zip(own["groups"], fixed["by_row"], base["fixed"]["by_row"], strict=True):
+            by_item.setdefault(group, []).append(after - before)
+        read = mean_estimate(np.array([np.mean(v) for v in by_item.values()]))
+        projection |= {"fixed_texts": read.value, "fixed_texts_ci": read.ci, "n_fixed_texts": read.n}
+        asked = [q for q in base["reads base"] if q in own[f"reads {model}"]]
+        profile = np.mean([np.subtract(own[f"reads {model}"][q], base["reads base"][q]) for q in asked], axis=0)
+        result["tuned"][model] = {
+            **shift,
+            "summary": own["summary"],
+            "projection": projection,
+            "vector_cosine": fixed["cosines"][at] if "cosines" in fixed else None,
+            "vector": {
+                "cosine_by_layer": fixed.get("cosines"),
+                "norm_ratio": fixed.get("norm_ratio"),
+                "auc_before": base["fixed"]["auc_base_vector"],
+                "auc_after": fixed.get("auc"),
+                "auc_after_ci": fixed.get("auc_ci"),
+                "auc_of_the_base_vector_after": fixed["auc_base_vector"],
+                "separation_before": gap,
+                "separation_after": fixed.get("separation"),
+                "separation_after_ci": fixed.get("separation_ci"),
+            },
+            "layer_profile": {
+                "own_answers": profile.tolist() if asked else None,
+                "fixed_texts": np.subtract(fixed["mean_projection"], base["fixed"]["mean_projection"]).tolist(),
+            },
+            "samples": [
+                {"question": a["question"], "base": a["text"], "tuned": b["text"]}
+                for a, b in list(zip(answers["base"][name], answers[model][name], strict=True))[:3]
+            ],
+        }
+    return result
+
+
+def _provenance(models: Sequence[TunedModel], lab: Lab, plan: AuditPlan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from llm_persona.domain.provenance import git_revision, versions
+
+    adapters = {
+        m.name: file_digest(Path(m.adapter) / "adapter_model.safetensors") for m in models if m.adapter is not None
+    }
+    return {
+        "subject": lab.identity,
+        "plan": asdict(plan),
+        "adapters": adapters,
+        "digest": digest([lab.identity, asdict(plan), adapters]),
+        "versions": versions(),
+        "revision": git_revision(),
+    }

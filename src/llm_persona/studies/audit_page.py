@@ -1,0 +1,96 @@
+"""An audit's page and figures, from audit.json alone; nothing is computed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.store import read_json, write_text
+from llm_persona.studies.audit_summary import FORMAT
+from llm_persona.studies.figures import prepare_matplotlib, save_figure
+from llm_persona.studies.page import render_page
+from llm_persona.studies.profile_figure import MARKERS, PALETTE
+
+
+def write_audit_page(folder: str | Path) -> Path:
+    """Write `audit.html` and `figures/` of a finished audit; returns the page's path.
+
+    Raises:
+        UserError: no finished audit there, or one of another format.
+    """
+    path = Path(folder)
+    if not (path / "audit.json").is_file():
+        raise UserError(f"{folder}: holds no audit.json; `llm-persona audit --out {folder}` finishes a started audit")
+    results = read_json(path / "audit.json")
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        raise UserError(f"{path / 'audit.json'}: not an audit of this version ({FORMAT})")
+    prepare_matplotlib()
+    figures = {"matrix": _matrix(results)} | {name: _profile(name, t) for name, t in results["traits"].items()}
+    saved = {}
+    for name, (figure, alt) in figures.items():
+        text = save_figure(figure, path / "figures" / name)[0].read_text(encoding="utf-8")
+        saved[name] = {"svg": text[text.index("<svg") :], "alt": alt}
+    page = path / "audit.html"
+    write_text(page, render_page("audit.html.j2", saved, r=results))
+    return page
+
+
+def _matrix(results: dict[str, Any]) -> tuple[Any, str]:
+    """Two heat maps on one colour scale each: behaviour and activations, fine-tuning x trait."""
+    import matplotlib.pyplot as plt
+
+    m = results["matrix"]
+    rows, columns = m["rows"], m["columns"]
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 1.2 + 0.42 * len(rows)), sharey=True)
+    panels = (
+        ("preference_points", "preference shift, points", 0),
+        ("projection_pole_gaps", "own answers, pole gaps", 2),
+    )
+    for axis, (key, title, digits) in zip(axes, panels, strict=True):
+        values = np.array(m[key], dtype=np.float64)
+        limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+        axis.imshow(values, cmap="PuOr_r", vmin=-limit or -1, vmax=limit or 1, aspect="auto")
+        for y, x in np.ndindex(values.shape):
+            if np.isfinite(values[y, x]):
+                ink = "white" if abs(values[y, x]) > 0.65 * limit else "black"
+                axis.text(x, y, f"{values[y, x]:+.{digits}f}", ha="center", va="center", fontsize=7, color=ink)
+        axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout()
+    said = [
+        f"{row}: " + ", ".join(f"{c} {v:+.1f}" for c, v in zip(columns, values, strict=True) if v is not None)
+        for row, values in zip(rows, m["preference_points"], strict=True)
+    ]
+    return figure, "Shift of preference in points by fine-tuning and trait. " + "; ".join(said) + "."
+
+
+def _profile(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
+    """The shift of the projection over the layers, own answers and fixed texts, in pole gaps of the read layer."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9.0, 2.8), sharey=True)
+    gap = trait["pole_gap"]
+    peaks = []
+    for axis, (key, title) in zip(axes, (("own_answers", "own answers"), ("fixed_texts", "fixed texts")), strict=True):
+        for number, (model, x) in enumerate(trait["tuned"].items()):
+            values = x["layer_profile"][key]
+            if values is None:
+                continue
+            shown = [v / gap for v in values]
+            axis.plot(range(len(shown)), shown, lw=1.2, label=model, color=PALETTE[number % len(PALETTE)],
+                      marker=MARKERS[number % len(MARKERS)], ms=3, markevery=4)  # fmt: skip
+            if key == "own_answers":
+                peak = max(range(len(shown)), key=lambda k: abs(shown[k]))
+                peaks.append(f"{model} {shown[peak]:+.2f} at layer {peak}")
+        axis.axhline(0, color="#bdbdbd", lw=0.8)
+        axis.axvline(trait["layer"], color="#4d4d4d", lw=0.8, ls=":")
+        axis.set(xlabel="layer", title=f"{name}: {title}")
+    axes[0].set_ylabel("projection shift, pole gaps")
+    if len(trait["tuned"]) <= 12:
+        axes[1].legend(frameon=False, fontsize=6)
+    figure.tight_layout()
+    return figure, f"Projection shift by layer for {name}, largest on own answers: {'; '.join(peaks) or 'none'}."

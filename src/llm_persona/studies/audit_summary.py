@@ -1,0 +1,148 @@
+"""From an audit's figures to its verdicts: multiplicity, seeds, the benign control, and agreement of two measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm_persona.analysis.agreement import matrix_agreement
+from llm_persona.analysis.shift import RULE, Moved, spread, verdict
+from llm_persona.analysis.stats import holm
+
+if TYPE_CHECKING:
+    from llm_persona.studies.audit import TunedModel
+
+FORMAT = "llm-persona.audit.1"
+
+
+def summarise_audit(
+    base: str,
+    models: Sequence[TunedModel],
+    traits: dict[str, dict[str, Any]],
+    quality: Mapping[str, Mapping[str, Any]],
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """Add adjusted p-values and verdicts to each trait's figures, and what speaks of all of them together."""
+    cells = [(name, m.name) for name in traits for m in models if traits[name]["tuned"][m.name]["p_value"] is not None]
+    adjusted = holm([traits[t]["tuned"][m]["p_value"] for t, m in cells]) if cells else []
+    for (t, m), p in zip(cells, adjusted, strict=True):
+        traits[t]["tuned"][m]["p_holm"] = p
+    groups: dict[str, list[TunedModel]] = {}
+    for model in models:
+        groups.setdefault(model.group, []).append(model)
+    controls = [m.name for m in models if m.control]
+    by_group: dict[str, Any] = {}
+    for group, members in groups.items():
+        is_control = any(m.control for m in members)
+        by_group[group] = {"models": [m.name for m in members], "control": is_control, "traits": {}}
+        for name, trait in traits.items():
+            found = [trait["tuned"][m.name] for m in members]
+            scored = [f for f in found if f.get("p_holm") is not None]
+            against = [
+                trait["tuned"][c]["preference_shift"]
+                for c in controls
+                if trait["tuned"][c]["preference_shift"] is not None
+            ]
+            said = (
+                verdict(
+                    [Moved(f["preference_shift"], f["p_holm"]) for f in scored],
+                    None if is_control or not controls else against,
+                )
+                if scored
+                else "no shift shown"
+            )
+            entry = {
+                "verdict": said,
+                "preference_shift": spread([f["preference_shift"] for f in scored]) if scored else None,
+                "score_shift": spread([f["score_shift"] for f in scored]) if scored else None,
+                "projection": _spread_of(found, trait["pole_gap"]),
+                "control": {"n": len(against), "largest": max(map(abs, against))} if against else None,
+            }
+            by_group[group]["traits"][name] = entry
+            for f in found:
+                f["verdict"] = said
+    start = quality["base"]["perplexity"]
+    return {
+        "format": FORMAT,
+        "base": base,
+        "rule": RULE,
+        "traits": traits,
+        "tuned": {
+            m.name: {
+                "group": m.group,
+                "adapter": m.adapter,
+                "model": m.model,
+                "control": m.control,
+                "perplexity": quality[m.name]["perplexity"],
+                "perplexity_ratio": _ratio(quality[m.name]["perplexity"], start),
+            }
+            for m in models
+        },
+        "base_perplexity": start,
+        "groups": by_group,
+        "matrix": _matrix(by_group, traits),
+        "agreement": _agreement(models, traits),
+        "sentences": _sentences(by_group),
+        "provenance": provenance,
+    }
+
+
+def _ratio(value: float | None, start: float | None) -> float | None:
+    return value / start if value is not None and start else None
+
+
+def _spread_of(found: Sequence[Mapping[str, Any]], gap: float) -> dict[str, Any] | None:
+    values = [f["projection"]["both"] for f in found if f["projection"]["both"] is not None]
+    return spread([v / gap for v in values]) if values and gap else None
+
+
+def _matrix(groups: Mapping[str, Any], traits: Mapping[str, Any]) -> dict[str, Any]:
+    """Fine-tuning x trait: mean preference shift in points, and mean projection shift of own answers in pole gaps."""
+
+    def cell(group: str, name: str, what: str, factor: float) -> float | None:
+        entry = groups[group]["traits"][name][what]
+        return None if entry is None else factor * entry["mean"]
+
+    return {
+        "rows": list(groups),
+        "columns": list(traits),
+        "preference_points": [[cell(g, t, "preference_shift", 100.0) for t in traits] for g in groups],
+        "projection_pole_gaps": [[cell(g, t, "projection", 1.0) for t in traits] for g in groups],
+        "verdicts": [[groups[g]["traits"][t]["verdict"] for t in traits] for g in groups],
+    }
+
+
+def _agreement(models: Sequence[TunedModel], traits: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank correlation of activation shift and behavioural shift over tuned models x traits."""
+
+    def table(read: Any) -> np.ndarray:
+        return np.array([[read(t, t["tuned"][m.name]) for t in traits.values()] for m in models], dtype=np.float64)
+
+    behaviour = table(lambda _t, f: np.nan if f["preference_shift"] is None else f["preference_shift"])
+    found = {}
+    for part in ("both", "author", "reader", "fixed_texts"):
+        values = table(
+            lambda t, f, part=part: np.nan if f["projection"][part] is None else f["projection"][part] / t["pole_gap"]
+        )
+        found[part] = matrix_agreement(values, behaviour)
+    return found
+
+
+def _sentences(groups: Mapping[str, Any]) -> list[str]:
+    """One sentence a fine-tuning, from its verdicts."""
+    lines = []
+    for group, g in groups.items():
+        seeds = len(g["models"])
+        title = f"{group} ({'benign control, ' if g['control'] else ''}{seeds} seed{'s' if seeds > 1 else ''})"
+        moved = [
+            f"{name} {entry['verdict'].rpartition(' ')[2]} by {abs(100 * entry['preference_shift']['mean']):.1f} points"
+            + (" (indicative)" if entry["verdict"].startswith("indicative") else "")
+            for name, entry in g["traits"].items()
+            if entry["verdict"].startswith(("shifted", "indicative"))
+        ]
+        rest = [name for name, entry in g["traits"].items() if not entry["verdict"].startswith(("shifted", "indic"))]
+        said = "; ".join(moved) if moved else "no trait moved by the rule"
+        lines.append(f"{title}: {said}" + (f". Not shown for: {', '.join(rest)}." if moved and rest else "."))
+    return lines

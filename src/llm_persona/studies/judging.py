@@ -1,0 +1,160 @@
+"""Score stored answers with a judge: the answers stay, another judge changes only the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_persona.analysis.stats import bootstrap_weights, percentile_interval, widened
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.rubrics import load_rubric
+from llm_persona.domain.traits import Trait, load_trait
+from llm_persona.instruments.judging.protocol import Judge, JudgeRequest, Verdict, grading
+from llm_persona.studies.judge_gate import gate_of, gate_state
+from llm_persona.studies.stored_answers import StoredAnswer
+from llm_persona.studies.verdicts import reasons, verdicts
+
+RUBRICS = ("trait", "coherence")
+EMPTY = "empty answer"
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """What is scored: the answers, the traits each is graded for, and the rubrics."""
+
+    answers: tuple[StoredAnswer, ...]
+    traits: Mapping[str, Trait]
+    rubrics: tuple[str, ...] = RUBRICS
+
+    def graded(self, answer: StoredAnswer) -> dict[str, JudgeRequest]:
+        """Label of a score (a trait's name, or a rubric's) to the request that makes it; an empty answer has none."""
+        found: dict[str, JudgeRequest] = {}
+        for kind in self.rubrics:
+            rubric = load_rubric(kind)
+            if rubric.needs_trait:
+                for name in self.traits_of(answer):
+                    found[name] = grading(rubric, answer.question, answer.answer, self.traits[name])
+            else:
+                found[rubric.kind] = grading(rubric, answer.question, answer.answer)
+        return found
+
+    def traits_of(self, answer: StoredAnswer) -> list[str]:
+        """The trait the answer was written for, else all that are asked for."""
+        return [answer.trait] if answer.trait else list(self.traits)
+
+    def requests(self) -> list[JudgeRequest]:
+        """What the judge is asked in all, in the answers' order."""
+        return [r for answer in self.answers if answer.answer.strip() for r in self.graded(answer).values()]
+
+
+def plan_scores(
+    answers: Sequence[StoredAnswer],
+    traits: Sequence[Trait] = (),
+    rubrics: Sequence[str] = RUBRICS,
+    limit: int | None = None,
+) -> ScorePlan:
+    """Put together what is to be scored.
+
+    Args:
+        traits: those to grade; of answers written for a trait, only the ones for these are kept. Without any, each
+            answer is graded for its own.
+        limit: at most this many answers a condition and trait.
+
+    Raises:
+        UserError: no answer is left, or an answer has no trait to be graded for.
+    """
+    wanted = {trait.name: trait for trait in traits}
+    kept, seen = [], dict[tuple[str, str], int]()
+    for answer in answers:
+        place = (answer.condition, answer.trait)
+        if wanted and answer.trait and answer.trait not in wanted:
+            continue
+        seen[place] = seen.get(place, 0) + 1
+        if limit is None or seen[place] <= limit:
+            kept.append(answer)
+    if not kept:
+        known = ", ".join(sorted({a.trait for a in answers}))
+        raise UserError(f"--trait {', '.join(wanted)}: no answer was written for it; the file holds {known}")
+    by_trait = any(load_rubric(kind).needs_trait for kind in rubrics)
+    if by_trait:
+        for name in {a.trait for a in kept} - {"", *wanted}:
+            wanted[name] = load_trait(name)
+        if not wanted:
+            raise UserError("these answers name no trait to be graded for; add --trait NAME")
+    return ScorePlan(tuple(kept), wanted if by_trait else {}, tuple(rubrics))
+
+
+def score_answers(judge: Judge, plan: ScorePlan, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Scores of every answer, their summary by condition, and the state of the judge's gate beside them.
+
+    Every verdict is kept in the cache folder as it comes: after a kill the same call pays only for what is missing.
+
+    Returns:
+        `judge`, `rubrics`, `gates` (trait to `state` and `passed`), `summary` (rows by condition and score, with
+        `mean`, `ci`, `n`, `n_unscored`, `unscored` by reason), `answers` (each with its `scores`).
+    """
+    requests = plan.requests()
+    found = dict(zip(requests, verdicts(judge, requests, progress), strict=True))
+    rows = []
+    for answer in plan.answers:
+        empty = not answer.answer.strip()
+        graded = plan.graded(answer)
+        scores = {label: Verdict(None, EMPTY) if empty else found[request] for label, request in graded.items()}
+        rows.append((answer, scores))
+    gates = {name: gate_of(judge, trait) for name, trait in plan.traits.items()}
+    return {
+        "judge": judge.identity,
+        "rubrics": {kind: load_rubric(kind).name for kind in plan.rubrics},
+        "gates": {
+            name: {"state": gate_state(gate), "passed": gate["passed"] if gate else None}
+            for name, gate in gates.items()
+        },
+        "summary": _summary(rows, gates),
+        "answers": [
+            {
+                "condition": answer.condition,
+                "trait": answer.trait,
+                "question": answer.question,
+                "answer": answer.answer,
+                "scores": {label: verdict.as_json() for label, verdict in scores.items()},
+            }
+            for answer, scores in rows
+        ],
+    }
+
+
+def _summary(rows: Sequence[tuple[StoredAnswer, dict[str, Verdict]]], gates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    grouped: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
+    for answer, scores in rows:
+        for label, verdict in scores.items():
+            grouped.setdefault((answer.trait, answer.condition, label), []).append((answer.question, verdict))
+    found = []
+    for (trait, condition, label), entries in grouped.items():
+        scored = [(question, v.score) for question, v in entries if v.score is not None]
+        row: dict[str, Any] = {"trait": trait, "condition": condition, "score": label, **_mean(scored)}
+        row |= {"n_unscored": len(entries) - len(scored), "unscored": reasons([v for _, v in entries])}
+        if label in gates:
+            row["gate"] = gate_state(gates[label])
+        found.append(row)
+    return found
+
+
+def _mean(scored: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Mean score with its bootstrap interval over questions: answers to the same question stay together."""
+    n = len(scored)
+    if not n:
+        return {"mean": None, "ci": None, "n": 0, "n_questions": 0}
+    names, index = np.unique([question for question, _ in scored], return_inverse=True)
+    values = np.array([score for _, score in scored])
+    mean, k = float(values.mean()), len(names)
+    found: dict[str, Any] = {"mean": mean, "ci": None, "n": n, "n_questions": k}
+    if k > 1:
+        weights = bootstrap_weights(k, DRAWS, 0)
+        sums, counts = np.bincount(index, values, k), np.bincount(index, minlength=k)
+        low, high = widened(percentile_interval((weights @ sums) / (weights @ counts)), mean, k)
+        found["ci"] = [max(0.0, low), min(100.0, high)]
+    return found

@@ -1,0 +1,274 @@
+"""Screen chat data before fine-tuning: how far its answers lie from the model's own along a persona vector.
+
+The projection difference of Chen et al. (2025): projection of a row's answer minus projection of the model's own greedy
+answer to the same prompt. Writing that own answer is the cost, so on large files it is computed on some rows, and the
+others are judged by a cheap form that needs no writing, calibrated on those rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_persona.analysis import screening
+from llm_persona.analysis.screening import LEAST, Direction
+from llm_persona.analysis.vectors import PersonaVector
+from llm_persona.domain.errors import UserError
+from llm_persona.domain.store import appearing, digest, file_digest
+from llm_persona.instruments.projection_difference import FORMS, ProjectionDifference
+from llm_persona.studies.stages import Stages
+from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import Row
+from llm_persona.subject.smollm2 import cache_folder
+from llm_persona.training.data import Example, Skipped, chat_rows
+
+PART = 200
+"""Rows between two savings; the texts of no more than these are in memory."""
+ALL_UP_TO = 1000
+SOME = 500
+"""Rows that get the full difference by default: all of a file of up to ALL_UP_TO usable rows, else SOME."""
+LISTED = 100
+RANKED = 20
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ScreenPlan:
+    """What is asked. `flag_at` is in measured pole gaps; `direction` says which pole is unwanted; `full_rows` is how
+    many rows get the full difference (None: by the file's size, 0: none); `labels` is a field of the rows."""
+
+    flag_at: float = 0.5
+    direction: Direction = "high"
+    full_rows: int | None = None
+    max_new_tokens: int = 64
+    labels: str | None = None
+
+    def full(self, usable: int) -> int:
+        """How many of the usable rows get the full difference.
+
+        Raises:
+            UserError: too few to calibrate the cheap form on.
+        """
+        if self.full_rows is None:
+            return usable if usable <= ALL_UP_TO else SOME
+        if 0 < self.full_rows < min(LEAST, usable):
+            raise UserError(
+                f"--full-rows {self.full_rows}: the cheap form cannot be calibrated on fewer than {LEAST} rows; "
+                f"give at least {LEAST}, or 0 for no full difference at all"
+            )
+        return min(usable, self.full_rows)
+
+
+@dataclass(frozen=True)
+class ChatFile:
+    """What one pass over a data file finds, numbers only: `prompts` [usable] numbers the prompts, so that rows that
+    answer the same one are known; `labels` [usable] is whether a row is labelled as unwanted (None: not asked for)."""
+
+    path: Path
+    sha256: str
+    prompts: np.ndarray
+    labels: np.ndarray | None
+    skipped: tuple[Skipped, ...]
+    n_skipped: int
+
+    @property
+    def usable(self) -> int:
+        """Rows with a conversation that can be read."""
+        return len(self.prompts)
+
+
+def survey(path: str | Path, plan: ScreenPlan) -> ChatFile:
+    """Read a chat JSONL file through once, before any model is loaded, so that what is wrong with it shows at once.
+
+    Raises:
+        UserError: the file cannot be read, has no usable row, or a usable row has no valid label; names the line.
+    """
+    file = Path(path)
+    prompts: list[int] = []
+    labels: list[bool] = []
+    known: dict[int, int] = {}
+    skipped: list[Skipped] = []
+    n_skipped = 0
+    for number, row, found in chat_rows(file):
+        if isinstance(found, Skipped):
+            n_skipped += 1
+            if len(skipped) < LISTED:
+                skipped.append(found)
+            continue
+        prompts.append(known.setdefault(hash((found.system, found.prompt)), len(known)))
+        if plan.labels is not None:
+            labels.append(_label(row, plan, f"{file}:{number + 1}"))
+    if not prompts:
+        reason = f"the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else "the file is empty"
+        raise UserError(f"{file}: no usable conversation ({reason}); give chat rows with a list 'messages'")
+    chosen = np.array(labels, dtype=bool) if plan.labels is not None else None
+    return ChatFile(file, file_digest(file), np.array(prompts), chosen, tuple(skipped), n_skipped)
+
+
+def _label(row: Any, plan: ScreenPlan, place: str) -> bool:
+    """Whether a row is labelled as unwanted."""
+    field = plan.labels
+    if field not in row:
+        raise UserError(f"{place}: no field {field!r}; add it to every row, or name another one with --labels")
+    value = row[field]
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value)
+    if value in ("high", "low"):
+        return (value == "low") == (plan.direction == "low")
+    raise UserError(f'{place}: {field!r} is {str(value)[:60]!r}; write true, false, 1, 0, "high" or "low"')
+
+
+def screen(
+    subject: Subject,
+    data: ChatFile,
+    vector: PersonaVector,
+    layer: int,
+    plan: ScreenPlan | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure every usable row by the base subject; the contract's JSON of `screen`.
+
+    Each part's numbers stay in the cache folder: the same call after a kill goes on there, and another threshold or
+    another label field measures nothing again.
+
+    Args:
+        data: from `survey` with the same plan. layer: 0 to layers - 1. progress: called with the rows just done.
+
+    Raises:
+        UserError: a vector that does not fit or is zero at the layer, or a file that changed meanwhile.
+    """
+    plan = plan or ScreenPlan()
+    vector.check(subject.n_layers, subject.hidden_size, subject.name)
+    if not 0 <= layer < vector.n_layers:
+        raise UserError(f"--layer {layer}: the vector has layers 0 to {vector.n_layers - 1}")
+    pole_gap = float(vector.norms[layer])
+    if pole_gap == 0:
+        raise UserError(f"--layer {layer}: the vector is zero there; choose another layer")
+    count = plan.full(data.usable)
+    wanted = screening.spread(data.usable, count)
+    reader = ProjectionDifference(vector.unit(layer), layer, plan.max_new_tokens)
+    state = [subject.identity, subject.system, subject.adapter]
+    settings = [state, vector.digest, layer, data.sha256, plan.max_new_tokens if count else None]
+    stages = Stages(cache_folder() / "screens" / digest(settings)[:24])
+    rows: list[dict[str, Any]] = []
+    for first, part in _parts(data.path):
+        chosen = wanted[first : first + len(part)].tolist()
+
+        def make(part: list[tuple[int, Example]] = part, chosen: list[bool] = chosen) -> Any:
+            texts = [Row(example.prompt, example.response, example.system) for _, example in part]
+            found = reader.measure(subject, texts, chosen)
+            return [{"row": number, **numbers} for (number, _), numbers in zip(part, found, strict=True)]
+
+        rows += stages.value(f"rows {first}", [*settings, first, chosen], make)
+        if progress is not None:
+            progress(len(part))
+    if file_digest(data.path) != data.sha256 or len(rows) != data.usable:
+        raise UserError(f"{data.path}: the file changed while it was screened; run again")
+    return {
+        "trait": vector.meta.get("trait"),
+        "layer": layer,
+        "model": subject.name,
+        "data": {"path": str(data.path), "sha256": data.sha256},
+        "vector": vector.digest,
+        "plan": asdict(plan),
+        "pole_gap": pole_gap,
+        **judged(rows, data, pole_gap, plan, str(vector.meta.get("trait") or "the trait")),
+    }
+
+
+def _parts(path: Path) -> Iterator[tuple[int, list[tuple[int, Example]]]]:
+    """The usable rows in parts: how many come before, and (row number, example) of each."""
+    usable = ((number, found) for number, _row, found in chat_rows(path) if isinstance(found, Example))
+    first = 0
+    while part := list(islice(usable, PART)):
+        yield first, part
+        first += len(part)
+
+
+def judged(
+    measured: list[dict[str, Any]], data: ChatFile, pole_gap: float, plan: ScreenPlan, trait: str
+) -> dict[str, Any]:
+    """Flags, forecast, ranking and checks from the measured numbers of a file's usable rows."""
+    used = np.array(["skipped" not in row for row in measured], dtype=bool)
+    rows = [row for row in measured if "skipped" not in row]
+    full, projection, cheap = (
+        np.array([row.get(name) for row in rows], dtype=np.float64) for name in FORMS
+    )  # an absent number becomes NaN
+    groups = data.prompts[used]
+    calibration = screening.calibrate(full, cheap)
+    known = np.isfinite(full)
+    value = full if calibration is None else np.where(known, full, calibration.full(cheap))
+    side = screening.unwanted(value, plan.direction)
+    threshold = plan.flag_at * pole_gap
+    out = []
+    for row, badness, exact in zip(rows, side, known, strict=True):
+        by = "projection_difference" if exact else "prompt_last" if calibration is not None else None
+        flagged = None if by is None else bool(badness >= threshold)
+        out.append({"row": row["row"], **{name: row.get(name) for name in FORMS}, "flagged": flagged, "by": by})
+        if "reason" in row:
+            out[-1]["reason"] = row["reason"]
+    order = [int(i) for i in np.argsort(-side, kind="stable") if np.isfinite(side[i])]  # NaN is sorted last
+    late = [Skipped(row["row"], row["skipped"]) for row in measured if "skipped" in row]
+    listed = sorted([*data.skipped, *late[:LISTED]], key=lambda s: s.row)[:LISTED]
+    return {
+        "threshold": threshold,
+        "n_rows": len(rows),
+        "n_full": int(known.sum()),
+        "n_flagged": sum(row["flagged"] is True for row in out),
+        "n_unjudged": sum(row["flagged"] is None for row in out),
+        "forecast": screening.forecast(full, groups, pole_gap, trait),
+        "approximation": {
+            "projection": screening.agreement(full, projection, groups),
+            "prompt_last": screening.agreement(full, cheap, groups),
+        },
+        "calibration": calibration.as_json() if calibration is not None else None,
+        "ranking": [out[i]["row"] for i in order[:RANKED]],
+        "labels": _labelled(data, used, {"projection_difference": full, "projection": projection, "prompt_last": cheap},
+                            groups, plan),
+        "skipped": {"n": data.n_skipped + len(late), "listed": [asdict(s) for s in listed]},
+        "rows": out,
+    }  # fmt: skip
+
+
+def _labelled(
+    data: ChatFile, used: np.ndarray, forms: dict[str, np.ndarray], groups: np.ndarray, plan: ScreenPlan
+) -> dict[str, Any] | None:
+    """How well each form tells the labelled rows apart; None without labels. Both poles unwanted: judged as high."""
+    if data.labels is None:
+        return None
+    signed = -1.0 if plan.direction == "low" else 1.0
+    return {
+        "field": plan.labels,
+        **{name: screening.separation(signed * x, data.labels[used], groups) for name, x in forms.items()},
+    }
+
+
+def export(data: ChatFile, result: dict[str, Any], out: Path) -> dict[str, int]:
+    """Write the file's lines, byte for byte and in order, without those of flagged rows.
+
+    Rows that could not be used or judged are kept.
+
+    Returns:
+        `kept` and `flagged` (lines left out), `unusable` (kept among them).
+
+    Raises:
+        UserError: `out` is the data file itself or cannot be written, or the data file changed since.
+    """
+    if out.resolve() == data.path.resolve():
+        raise UserError(f"--export {out}: is the data file itself; choose another name")
+    if file_digest(data.path) != data.sha256:
+        raise UserError(f"{data.path}: the file changed after it was screened; screen it again")
+    flagged = {row["row"] for row in result["rows"] if row["flagged"]}
+    kept = 0
+    with appearing(out) as temporary, data.path.open("rb") as source, temporary.open("wb") as sink:
+        for number, line in enumerate(source):
+            if number not in flagged:
+                sink.write(line)
+                kept += bool(line.strip())
+    return {"kept": kept, "flagged": len(flagged), "unusable": result["skipped"]["n"]}
