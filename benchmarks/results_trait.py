@@ -1,140 +1,165 @@
 """All traits under base and instructions, in likelihood and choice modes: writes docs/results/trait.md.
 
-Usage: python benchmarks/results_trait.py [--model M] [--limit N]
-The JSON of each evaluation is kept beside the page's source figures in runs/results-trait/.
+Usage: python benchmarks/results_trait.py [--run runs/full] [--limit N]
+The conditions are read from a finished run (`llm-persona run --preset full`); reliability is measured here.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from pages import number, span, table, with_interval
+
+from llm_persona.analysis.stats import holm
 from llm_persona.domain.store import read_json, write_text
-from llm_persona.interfaces.cli.main import run
+from llm_persona.interfaces.cli.main import run as command
+from llm_persona.studies.report import read_results
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "trait.md"
-FOLDER = Path("runs/results-trait")
-CONDITIONS = ("none", "high", "low")
+ASKED = Path("runs/results-trait/reliability.json")
 
 
-def measured(mode: str, given: argparse.Namespace) -> dict:
-    path = FOLDER / f"{mode}.json"
-    conditions = [part for c in CONDITIONS for part in ("--instruct", c)]
-    limit = ["--limit", str(given.limit)] if given.limit else []
-    where = ["--model", given.model, "--json", str(path), "--figure", str(FOLDER / mode)]
-    extra = ["--reliability"] if mode == "choice" else []
-    assert run(["evaluate", "--trait", "all", "--mode", mode, *conditions, *limit, *where, *extra]) == 0
-    return read_json(path)
+def conditions(trait: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"base": trait["baseline"], **{f"instructed {p}": trait["instructed"][p] for p in ("high", "low")}}
 
 
-def span(ci: list, digits: int = 0, factor: float = 1.0) -> str:
-    return "none" if ci[0] is None else f"[{ci[0] * factor:.{digits}f}, {ci[1] * factor:.{digits}f}]"
+def likelihood_rows(traits: dict[str, Any], adjusted: dict[tuple[str, str], float]) -> list[list[str]]:
+    rows = []
+    for name, trait in traits.items():
+        for label, c in conditions(trait).items():
+            flag = "" if c["headroom"] else " (no headroom)" if c["headroom"] is False else ""
+            s = c.get("shift")
+            moved = ""
+            if s:
+                points = with_interval(s["preference_shift"], s["preference_shift_ci"], 1, 100)
+                moved = f"{points}, p {adjusted[name, label]:.2g}"
+            rows.append([
+                name, label, str(c["n"]), str(c["n_unscored"]), with_interval(c["score"], c["score_ci"], 0) + flag,
+                with_interval(c["preference"], c["preference_ci"], 1, 100), moved,
+            ])  # fmt: skip
+    return rows
 
 
-def moved(d: dict) -> str:
-    return f"{100 * d['preference_shift']:+.1f} {span(d['preference_shift_ci'], 1, 100)}, {d['p_holm']:.2g}"
+def choice_rows(traits: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, trait in traits.items():
+        for label, c in conditions(trait).items():
+            x = c["choice"]
+            rows.append([
+                name, label, str(x["n"]), str(x["n_unscored"]), with_interval(x["score"], x["score_ci"], 0),
+                with_interval(x["preference"], x["preference_ci"], 1, 100), number(x["option_mass"]),
+                number(x["order_consistency"], 0, 100) + "%",
+            ])  # fmt: skip
+    return rows
 
 
-def table(found: dict, letters: bool) -> list[str]:
-    head = ["trait", "condition", "n", "unscored", "score, % [95%]", "preference, % [95%]"]
-    head += (
-        ["option mass", "same class in both orders"] if letters else ["less base: preference, points [95%], p (Holm)"]
+def shifts(traits: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """p-values of the instructions' shifts, Holm-adjusted over all of them."""
+    cells = {
+        (name, label): c["shift"]["p_value"]
+        for name, trait in traits.items()
+        for label, c in conditions(trait).items()
+        if "shift" in c
+    }
+    return dict(zip(cells, holm(list(cells.values())), strict=True))
+
+
+def reach(traits: dict[str, Any], adjusted: dict[tuple[str, str], float]) -> list[str]:
+    """What the figures say is beyond this model."""
+    same = [t["baseline"]["choice"]["order_consistency"] for t in traits.values()]
+    right, wrong, largest = [], [], 0.0
+    for (name, label), p in adjusted.items():
+        moved = conditions(traits[name])[label]["shift"]["preference_shift"]
+        largest = max(largest, abs(moved))
+        if p < 0.05:
+            (right if (moved > 0) == label.endswith("high") else wrong).append(f"{name} {label.split()[1]}")
+    letters = (
+        f"- Letters: when the options are swapped an item keeps its class in {100 * min(same):.0f} to "
+        f"{100 * max(same):.0f}% of items, by trait. "
     )
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    labels = [r["label"] for r in found["comparison"]["runs"]]
-    for name in found["runs"][0]["traits"]:
-        for label, run_ in zip(labels, found["runs"], strict=True):
-            t = run_["traits"][name]
-            flag = "" if t["headroom"] else " (no headroom)" if t["headroom"] is False else ""
-            score = "none" if t["score"] is None else f"{t['score']:.0f} {span(t['score_ci'])}{flag}"
-            preference = (
-                "none" if t["preference"] is None else f"{100 * t['preference']:.1f} {span(t['preference_ci'], 1, 100)}"
-            )
-            row = [name, run_["condition"]["name"], str(t["n"]), str(t["n_unscored"]), score, preference]
-            if letters:
-                mass, same = t["option_mass"], t["order_consistency"]
-                row += ["none" if mass is None else f"{mass:.2f}", "none" if same is None else f"{100 * same:.0f}%"]
-            else:
-                d = found["comparison"]["differences"].get(label, {}).get(name)
-                row.append("" if d is None else moved(d))
-            lines.append("| " + " | ".join(row) + " |")
-    return lines
-
-
-def changes(found: dict) -> list[str]:
-    lines = ["| trait | between | classes that change, % [95%] | n |", "|---|---|---|---|"]
-    for name, t in found["runs"][0]["traits"].items():
-        for between, c in t["reliability"].items():
-            value = "none" if c["changed"] is None else f"{c['changed']:.0f} {span(c['changed_ci'])}"
-            lines.append(f"| {name} | {between} | {value} | {c['n']} |")
-    return lines
-
-
-def reach(likelihood: dict, choice: dict) -> list[str]:
-    """What the figures say is beyond this model, derived from them."""
-    base = choice["runs"][0]["traits"]
-    same = [t["order_consistency"] for t in base.values() if t["order_consistency"] is not None]
-    shifts = [
-        (name, label, d)
-        for label, traits in likelihood["comparison"]["differences"].items()
-        for name, d in traits.items()
-    ]
-    right = [
-        (name, d)
-        for name, label, d in shifts
-        if d["p_holm"] < 0.05 and (d["preference_shift"] > 0) == ("high" in label)
-    ]
-    wrong = [
-        name for name, label, d in shifts if d["p_holm"] < 0.05 and (d["preference_shift"] > 0) != ("high" in label)
-    ]
-    largest = max((abs(d["preference_shift"]) for _, _, d in shifts), default=0.0)
+    letters += (
+        "With two classes, half would do so by chance: " + ("no trait is clear of that." if max(same) < 0.65 else
+        "read letter scores against that.")
+    )  # fmt: skip
     return [
-        f"- Letters: an item keeps its class when the options are swapped in {100 * min(same):.0f} to "
-        f"{100 * max(same):.0f}% of items by trait. "
-        + ("Below half, letters say nothing about a trait." if max(same) < 0.5 else "Mind that when reading scores."),
-        f"- Instructions: {len(right)} of {len(shifts)} shifts of preference are clear of zero in the right direction "
-        f"({', '.join(sorted({n for n, _ in right})) or 'none'}), {len(wrong)} in the wrong one"
-        f"{' (' + ', '.join(sorted(set(wrong))) + ')' if wrong else ''}; the largest is {100 * largest:.1f} points.",
-    ]  # fmt: skip
+        letters,
+        f"- Instructions: {len(right)} of {len(adjusted)} shifts of preference are clear of zero in the right direction"
+        f"{' (' + ', '.join(right) + ')' if right else ''}, {len(wrong)} in the wrong one"
+        f"{' (' + ', '.join(wrong) + ')' if wrong else ''} (Holm over all); the largest is {100 * largest:.1f} points.",
+    ]
+
+
+def reliability(found: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, t in found["traits"].items():
+        for between, c in t["reliability"].items():
+            rows.append([name, between, with_interval(c["changed"], c["changed_ci"], 0), str(c["n"])])
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--run", default="runs/full")
     parser.add_argument("--limit", type=int)
     given = parser.parse_args()
-    likelihood, choice = measured("likelihood", given), measured("choice", given)
+    results = read_results(given.run)
+    traits, model = results["traits"], results["model"]
+    limit = ["--limit", str(given.limit)] if given.limit else []
+    ask = ["evaluate", "--model", model, "--trait", "all", "--mode", "choice", "--reliability", "--json", str(ASKED)]
+    assert command([*ask, *limit]) == 0
+    adjusted = shifts(traits)
+    head = ["trait", "condition", "n", "unscored", "score, % [95%]", "preference, % [95%]"]
     text = [
-        f"# TRAIT on {given.model}",
+        f"# TRAIT on {model}",
         "",
-        "Made by `make results-trait`; every number comes from the commands below, on the bank's test split",
-        "(25 items a trait, held out from every vector and adapter). Score: percent of items whose preferred",
-        "option is a high one, Wilson 95% intervals; preference: mean probability of high, bootstrap over items.",
-        "",
-        "```",
-        "llm-persona evaluate --trait all --mode likelihood --instruct none --instruct high --instruct low",
-        "llm-persona evaluate --trait all --mode choice --instruct none --instruct high --instruct low --reliability",
-        "```",
+        "Made by `make results` from `llm-persona run --preset full`; every number rests on the bank's test split,",
+        "held out from every vector and adapter. Score: percent of items whose preferred option is a high one,",
+        "Wilson 95% interval. Preference: mean probability of high, bootstrap over items. Single conditions can be",
+        "asked for again: `llm-persona evaluate --trait all --mode likelihood --instruct none --instruct high`.",
         "",
         "## What is beyond this model",
         "",
-        *reach(likelihood, choice),
+        *reach(traits, adjusted),
         "",
         "## Likelihood mode",
         "",
-        *table(likelihood, letters=False),
-        "",
+        *table([*head, "less base: preference, points [95%], p (Holm)"], likelihood_rows(traits, adjusted)),
         "## Choice mode (letters)",
         "",
-        *table(choice, letters=True),
+        *table([*head, "option mass", "same class in both orders"], choice_rows(traits)),
+        "## Reliability of the letters, base",
         "",
-        "## Reliability of the letters (base)",
+        f"Share of items whose class changes, with `llm-persona {' '.join(ask[:1] + ask[3:8])}`.",
         "",
-        *changes(choice),
+        *table(["trait", "between", "classes that change, % [95%]", "n"], reliability(read_json(ASKED))),
+        "## Words alone",
         "",
+        "Held-out AUC on the same test items of the vector at its recommended layer, of a bag-of-words classifier, of",
+        "length alone, and of all three on another author's items where there are some.",
+        "",
+        *table(
+            ["trait", "vector", "bag of words", "length", "another author: vector", "bag of words", "items"],
+            words(traits),
+        ),
     ]
     write_text(PAGE, "\n".join(text))
     print(f"wrote {PAGE}")
+
+
+def words(traits: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, t in traits.items():
+        v = t["vector"]
+        c, layer = v["controls"], v["layers"][v["recommended"]["balanced"]]
+        other = c["transfer"]
+        rows.append([
+            name, f"{layer['auc']:.3f} {span(layer['auc_ci'])}", number(c["lexical_auc"]), number(c["length_auc"]),
+            f"{other['auc']:.3f} {span(other['auc_ci'])}" if other else "none",
+            number(other["lexical_auc"]) if other else "none", str(other["n_groups"]) if other else "0",
+        ])  # fmt: skip
+    return rows
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def main() -> None:
         return {"score": measurement.summary["score"], **paired_shift(measurement.rows, base.rows)}
 
     with reusing_below(subject, layer):
-        for dose in (DOSE, -DOSE):
+        usable = [d for d in results["recommendations"][given.trait]["usable_range"] if d]
+        found["usable_range"] = usable
+        for dose in dict.fromkeys((DOSE, -DOSE, *usable)):
             with lp.steering(subject, vector, layer=layer, dose=dose):
                 found["steered"][str(dose)] = shift(lp.evaluate(subject, items))
             print(f"dose {dose:+g}: {found['steered'][str(dose)]}", flush=True)

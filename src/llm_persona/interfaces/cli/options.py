@@ -163,7 +163,7 @@ class ConditionArguments:
 
         path = self.vectors[number]
         vector = PersonaVector.load(path)
-        layers = _layers(self.layers[number] if number < len(self.layers) else "auto", vector, path)
+        layers = named_layers(self.layers[number] if number < len(self.layers) else "auto", vector, path)
         name = str(vector.meta.get("trait") or Path(path).stem)
         how: dict[str, Any] = {"name": name, "positions": self.positions, "operator": self.operator}
         if self.operator != "add":
@@ -194,7 +194,12 @@ class ConditionArguments:
         return found
 
 
-def _layers(text: str, vector: Any, path: str) -> list[int]:
+def named_layers(text: str, vector: Any, path: str) -> list[int]:
+    """Layers by `--layer`: a number, a range A-B, or auto.
+
+    Raises:
+        UserError: none of these, or auto where the vector's file recommends none.
+    """
     from llm_persona.domain.errors import UserError
 
     if text == "auto":

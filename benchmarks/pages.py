@@ -1,0 +1,24 @@
+"""Cells of the results pages: a figure, its interval, a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def number(value: float | None, digits: int = 2, factor: float = 1.0) -> str:
+    return "none" if value is None else f"{factor * value:.{digits}f}"
+
+
+def span(ci: Any, digits: int = 2, factor: float = 1.0) -> str:
+    if not ci or ci[0] is None or ci[1] is None:
+        return "no interval"
+    return f"[{factor * ci[0]:.{digits}f}, {factor * ci[1]:.{digits}f}]"
+
+
+def with_interval(value: float | None, ci: Any, digits: int = 2, factor: float = 1.0) -> str:
+    return "none" if value is None else f"{number(value, digits, factor)} {span(ci, digits, factor)}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in rows), ""]

@@ -1,0 +1,105 @@
+"""`llm-persona prevent`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_persona.interfaces.cli.options import (
+    json_option,
+    output_checked,
+    read_item_set,
+    seed_option,
+    subject_options,
+    write_result,
+)
+
+NAMES = ["plain", "preventative", "ablation", "instruction", "interleaving", "afterwards"]
+
+
+@click.command(
+    epilog="Example: llm-persona prevent --trait openness --pole low --data chat.jsonl --vector openness.safetensors "
+    "--benign plain.jsonl --out prevention"
+)
+@click.option("--trait", required=True, help="The trait to hold still.")
+@click.option("--pole", required=True, type=click.Choice(["high", "low"]), help="The pole it must not move to.")
+@click.option("--data", type=click.Path(), help="The task: a chat JSONL file (default: the trait's own rows of that "
+              "pole, the hardest case).")  # fmt: skip
+@click.option("--benign", type=click.Path(), help="Benign chat JSONL for interleaving.")
+@click.option("--vector", required=True, type=click.Path(), help="The trait's vector file.")
+@click.option("--layer", default="auto", show_default=True, help="Its layer, or auto (the recommended one).")
+@click.option("--dose", default=0.2, show_default=True, type=click.FloatRange(0, min_open=True),
+              help="Strength of preventative steering and of steering afterwards.")  # fmt: skip
+@click.option("--method", "methods", multiple=True, type=click.Choice(NAMES), help="Default: all that can be run.")
+@click.option(
+    "--preset", type=click.Choice(["persona", "plain", "narrow", "rank1"]), default="plain", show_default=True
+)
+@click.option("--epochs", type=click.IntRange(min=1))
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
+@click.option("--max-steps", type=click.IntRange(min=1))
+@click.option("--rows", type=click.IntRange(min=4), help="At most N rows of the task (and of the benign file).")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", type=click.IntRange(min=2), help="At most N test items.")
+@click.option("--questions", default=12, show_default=True, type=click.IntRange(min=2))
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for prevention.json and adapters.")
+@seed_option
+@subject_options
+@json_option
+def prevent(
+    trait: str, pole: Any, data: str | None, benign: str | None, vector: str, layer: str, dose: float,
+    methods: tuple[str, ...], preset: str, epochs: int | None, learning_rate: float | None, max_steps: int | None,
+    rows: int | None, seeds: int, limit: int | None, questions: int, out: str, seed: int, model: str, dtype: str,
+    device: str, json_path: str | None,
+) -> None:  # fmt: skip
+    """Fine-tune in several ways that hold a trait still, and show what each prevents and costs."""
+    from llm_persona.analysis.vectors import PersonaVector
+    from llm_persona.domain.traits import load_trait
+    from llm_persona.interfaces.cli.options import named_layers
+    from llm_persona.interfaces.cli.terminal import StudyProgress
+    from llm_persona.studies.prevention import METHODS, PreventionPlan
+    from llm_persona.studies.prevention import prevent as run_prevention
+    from llm_persona.training.data import from_chat, from_items
+    from llm_persona.training.recipe import RECIPES, adjusted
+
+    loaded = load_trait(trait)
+    read = PersonaVector.load(vector)
+    full = dict(zip(NAMES, METHODS, strict=True))
+    chosen = tuple(full[m] for m in methods) or tuple(m for m in METHODS if m != "interleaving" or benign)
+    task = from_chat(data, rows) if data else from_items(read_item_set(trait, "bank", "fit", rows), pole)
+    recipe = adjusted(RECIPES[preset], epochs=epochs, learning_rate=learning_rate, max_steps=max_steps)
+    plan = PreventionPlan(
+        loaded, pole, read, named_layers(layer, read, vector)[0], recipe, chosen, seeds, seed, dose,
+        items=limit, questions=questions,
+    )  # fmt: skip
+    mild = from_chat(benign, rows) if benign else None
+    with (
+        output_checked(json_path, str(Path(out) / "prevention.json")),
+        StudyProgress(5 + 6 * seeds * len(chosen)) as shown,
+    ):
+        result = run_prevention((model, dtype, device), task, mild, plan, out, shown)
+    _print(result)
+    write_result(json_path, result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from llm_persona.interfaces.cli.terminal import cell, span, table
+
+    rows = []
+    for name, row in result["methods"].items():
+        shift, loss, cost = row["shift"], row["task_loss"], row["perplexity_ratio"]
+        rows.append([
+            name, f"{shift['mean']:+.1f} ({span(shift['ci'], 1)})", cell(shift["sd"], 1),
+            "-" if row["prevented"] is None else f"{100 * row['prevented']:.0f}%",
+            cell(row["written_shift"]["mean"], 1), cell(loss["mean"], 3), cell(row["task_loss_ratio"]),
+            "yes" if row["task_learnt"] else "no", cell(cost["mean"]),
+        ])  # fmt: skip
+    base = result["base"]
+    table(
+        f"{result['trait']} towards {result['pole']}, {result['seeds']} seeds; base task loss {base['loss']:.3f}",
+        ["method", "shift, points (95% over seeds)", "sd", "prevented", "written", "task loss", "of plain", "learnt",
+         "perplexity of base"],
+        rows,
+    )  # fmt: skip
+    click.echo(result["finding"])
