@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format test-kill test-kill-sample transfer results-trait clean
+.PHONY: help setup run test check format test-kill test-kill-sample transfer results clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -37,9 +37,12 @@ test-kill: setup
 test-kill-sample: setup
 	$(BIN)/python benchmarks/kill_study.py --kills 2
 
-# The page docs/results/trait.md: all traits, base and instructed, two modes
-results-trait: setup
-	$(BIN)/python benchmarks/results_trait.py
+# The pages docs/results/trait.md and vectors.md, from one study of every trait; ITEMS=path/to/TRAIT.json adds third-party items
+results: setup
+	$(BIN)/llm-persona run docs/results/study.yaml --out runs/full
+	if [ -n "$(ITEMS)" ]; then $(BIN)/python benchmarks/transfer.py $(ITEMS) --run runs/full --json runs/full/transfer.json; fi
+	$(BIN)/python benchmarks/results_trait.py --run runs/full
+	$(BIN)/python benchmarks/results_vectors.py --run runs/full $(if $(ITEMS),--transfer runs/full/transfer.json)
 
 # Vectors and adapters from our own items, measured on third-party items: ITEMS=path/to/TRAIT.json
 transfer: setup
