@@ -16,6 +16,10 @@ from llm_persona.studies.lab import Lab
 from llm_persona.studies.trait_study import TraitStudy
 
 
+ITEMS = 12
+"""Test items a trait: there are traits x traits x 2 conditions, and means over traits need few items each."""
+
+
 def measure_arithmetic(lab: Lab, studies: Sequence[TraitStudy], dose: float) -> dict[str, Any]:
     """Sums of vectors and vectors without their shared component, at the middle one of the recommended layers.
 
@@ -44,7 +48,7 @@ def _pairs(studies: Sequence[TraitStudy]) -> list[tuple[TraitStudy, TraitStudy]]
 
 
 def _preferences(lab: Lab, study: TraitStudy, condition: Condition) -> dict[str, float]:
-    found = lab.measure(f"{study.name} arithmetic {condition.name}", condition, TraitBenchmark(study.test))
+    found = lab.measure(f"{study.name} arithmetic {condition.name}", condition, TraitBenchmark(study.test[:ITEMS]))
     return {r["id"]: r["preference"] for r in found.rows if r.get("preference") is not None}
 
 
