@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format test-kill test-kill-sample transfer results clean
+.PHONY: help setup run test check format test-kill test-kill-sample transfer results results-tuning clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -43,6 +43,10 @@ results: setup
 	if [ -n "$(ITEMS)" ]; then $(BIN)/python benchmarks/transfer.py $(ITEMS) --run runs/full --json runs/full/transfer.json; fi
 	$(BIN)/python benchmarks/results_trait.py --run runs/full
 	$(BIN)/python benchmarks/results_vectors.py --run runs/full $(if $(ITEMS),--transfer runs/full/transfer.json)
+
+# The page docs/results/tuning.md, on third-party chat data: DATA=folder (about 40 minutes on two cores, after `make results`)
+results-tuning: setup
+	$(BIN)/python benchmarks/results_tuning.py $(DATA)
 
 # Vectors and adapters from our own items, measured on third-party items: ITEMS=path/to/TRAIT.json
 transfer: setup
