@@ -21,7 +21,8 @@ def test_finetune_runs_unchanged_under_accelerate_launch_on_two_processes(tmp_pa
     ]
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     command = ["-m", "llm_persona", "finetune", "--model", str(model), "--dtype", "float32", "--device", "cpu",
-               "--data", str(tmp_path / "chat.jsonl"), "--epochs", "2", "--rank", "2", "--held-out", "0.25"]  # fmt: skip
+               "--data", str(tmp_path / "chat.jsonl"), "--epochs", "2", "--rank", "2",
+               "--held-out", "0.25"]  # fmt: skip
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

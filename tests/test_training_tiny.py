@@ -354,3 +354,26 @@ def test_a_mixture_has_the_shares_it_was_asked_for_and_repeats_nothing():
         mix([one, two], [0.5, 0.5], rows=100)
     with pytest.raises(UserError, match="sum to 1"):
         mix([one, two], [0.5, 0.6])
+
+
+def test_every_assistant_turn_of_a_conversation_is_learnt_after_all_the_turns_before_it(tmp_path, tiny):
+    turns = [("system", "Be brief."), ("user", "a?"), ("assistant", "b."), ("user", "c?"), ("assistant", "d.")]
+    broken = [*turns, ("user", "e?"), ("user", "f?"), ("assistant", "g.")]
+    path = tmp_path / "chat.jsonl"
+    rows = [{"messages": [{"role": r, "content": t} for r, t in chosen]} for chosen in (turns, broken)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = from_chat(path)
+    assert [(e.prompt, e.response) for e in data.examples] == [("a?", "b."), ("c?", "d.")] * 2
+    assert data.examples[1].earlier == (("user", "a?"), ("assistant", "b."))
+    assert [(s.row, s.reason) for s in data.skipped] == [
+        (1, "turns from number 5 on: user and assistant do not alternate")
+    ]
+    prompts = training_prompts(tiny, TrainingData(data.examples[1:2], [], "test"), 512)
+    tree = prompts.trees[0][0]
+    text = tiny.tokenizer.decode(tree.trunk + tree.branches[0].ids)
+    assert [text.index(x) for x in ("Be brief.", "a?", "b.", "c?", "d.")] == sorted(
+        text.index(x) for x in ("Be brief.", "a?", "b.", "c?", "d.")
+    )
+    batch = collate(prompts.trees, tiny.tokenizer.pad_token_id, tiny.dtype, prompts.shared, prompts.pairs)
+    learnt = batch["input_ids"][batch["labels"] != -100]
+    assert tiny.tokenizer.decode(learnt) == "d.<|im_end|>"

@@ -15,7 +15,6 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.trait_study import TraitStudy
 
-
 ITEMS = 12
 """Test items a trait: there are traits x traits x 2 conditions, and means over traits need few items each."""
 

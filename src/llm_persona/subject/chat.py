@@ -30,14 +30,18 @@ class Rendered:
     closing: tuple[int, ...] = ()
 
 
-def messages_for(subject: Subject, prompt: str, system: str | None = None) -> list[dict[str, str]]:
-    """The turns before the answer. A system turn is merged into the user turn where the template has none."""
+def messages_for(
+    subject: Subject, prompt: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()
+) -> list[dict[str, str]]:
+    """The turns before the answer: `earlier` ones (role, text), and the prompt. A system turn is merged into the first
+    user turn where the template has none."""
     system = system if system is not None else subject.system
+    turns = [{"role": role, "content": text} for role, text in (*earlier, ("user", prompt))]
     if system is None:
-        return [{"role": "user", "content": prompt}]
+        return turns
     if _takes_system(subject):
-        return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
+        return [{"role": "system", "content": system}, *turns]
+    return [{**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
 
 
 def _template(subject: Subject) -> str | None:
@@ -84,7 +88,9 @@ def render_upstream(subject: Subject, prompt: str) -> list[int]:
     return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def render_response(subject: Subject, prompt: str, response: str, system: str | None = None) -> Rendered:
+def render_response(
+    subject: Subject, prompt: str, response: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()
+) -> Rendered:
     """Token ids of prompt and response, and the response span, end-of-turn excluded.
 
     The span comes from character offsets of the whole rendered text: tokens of the response are never
@@ -96,7 +102,7 @@ def render_response(subject: Subject, prompt: str, response: str, system: str | 
     response = response.strip()
     if not response:
         raise UserError("a response is empty; every response needs text")
-    turns = messages_for(subject, prompt, system)
+    turns = messages_for(subject, prompt, system, earlier)
     opening = _render(subject, turns, True)
     full = _render(subject, [*turns, {"role": "assistant", "content": response}], False)
     if full.startswith(opening) and full[len(opening) :].startswith(response):

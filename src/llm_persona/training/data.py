@@ -23,12 +23,19 @@ HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and the answer to learn; `avoid` is the answer that a contrast sets against it, if there is one."""
+    """One prompt and the answer to learn; `avoid` is the answer that a contrast sets against it, if there is one.
+    `earlier`: the turns of the conversation before the prompt, (role, text)."""
 
     prompt: str
     response: str
     system: str | None = None
     avoid: str | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def opening(self) -> tuple[str | None, str]:
+        """System turn and first user turn: what the rounds of one conversation share."""
+        return self.system, self.earlier[0][1] if self.earlier else self.prompt
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,11 @@ def from_items(items: Sequence[Item], pole: str) -> TrainingData:
 
 
 def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
-    """A chat JSONL file (`messages` with `role` and `content`); every assistant turn that follows a user turn
-    directly after an optional system turn is learnt.
+    """A chat JSONL file (`messages` with `role` and `content`); every assistant turn is learnt, each after all the
+    turns before it.
 
-    Rows without such a turn, or with an empty one, are listed in `skipped`. Conversations of several
-    rounds are learnt from their first round.
+    Rows that do not begin with a user turn and its answer (after an optional system turn), or with an empty one, are
+    listed in `skipped`; so is the rest of a conversation from where its turns no longer alternate or one is empty.
 
     Raises:
         UserError: no such file, not UTF-8, a line that is no JSON object, or not one usable row.
@@ -79,14 +86,17 @@ def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
     file = Path(path)
     examples: list[Example] = []
     skipped: list[Skipped] = []
-    lines = 0
-    for number, _row, found in chat_rows(file):
+    lines = taken = 0
+    for number, row, found in chat_rows(file):
         lines = number + 1
         if isinstance(found, Example):
-            examples.append(found)
+            later, cut = _later_rounds(row, found)
+            examples += [found, *later]
+            skipped += [Skipped(number, cut)] if cut else []
         else:
             skipped.append(found)
-        if limit is not None and len(examples) >= limit:
+        taken += isinstance(found, Example)
+        if limit is not None and taken >= limit:
             break
     if not examples:
         reason = f"; the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else ""
@@ -148,6 +158,21 @@ def _example(row: Any) -> Example | str:
     return Example(turns[0][1], turns[1][1], system)
 
 
+def _later_rounds(row: Any, first: Example) -> tuple[list[Example], str]:
+    """The rounds after the first, and why the rest of the conversation is left out ("" if nothing is)."""
+    turns = [(m["role"], m["content"].strip()) for m in row["messages"]]
+    turns = turns[1:] if turns[0][0] == "system" else turns
+    rounds: list[Example] = []
+    for place in range(2, len(turns) - 1, 2):
+        (asker, question), (answerer, answer) = turns[place : place + 2]
+        if (asker, answerer) != ("user", "assistant"):
+            return rounds, f"turns from number {place + 1} on: user and assistant do not alternate"
+        if not question or not answer:
+            return rounds, f"turns from number {place + 1} on: an empty turn"
+        rounds.append(Example(question, answer, first.system, None, tuple(turns[:place])))
+    return rounds, ""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Rendered training data: `trees` by prompt (one tree where its answers share it), and `pairs` by row: +p for
@@ -173,7 +198,7 @@ def training_prompts(subject: Subject, data: TrainingData, max_tokens: int, cont
     for number, example in enumerate(data.examples):
         texts = [example.response, *([example.avoid] if contrast and example.avoid else [])]
         try:
-            found = [render_response(subject, example.prompt, text, example.system) for text in texts]
+            found = [render_response(subject, example.prompt, text, example.system, example.earlier) for text in texts]
         except UserError as error:
             skipped.append(Skipped(number, str(error)))
             continue
@@ -182,7 +207,7 @@ def training_prompts(subject: Subject, data: TrainingData, max_tokens: int, cont
             skipped.append(Skipped(number, f"{longest} tokens, more than {max_tokens}"))
             continue
         rendered += found
-        keys += [(example.system, example.prompt)] * len(found)
+        keys += [(example.system, example.earlier, example.prompt)] * len(found)
         pairs += [number + 1, -number - 1] if len(found) == 2 else [0]
     shared = bool(rendered) and may_share(subject, rendered)
     together: dict[object, list[Tree]] = {}

@@ -14,17 +14,18 @@ from llm_persona.training.loss import answer_loss, collate
 
 
 def split(data: TrainingData, share: float, seed: int) -> tuple[TrainingData, TrainingData]:
-    """Examples to train on, and examples of `share` of the prompts (at least one) to measure on.
+    """Examples to train on, and examples of `share` of the prompts (at least one) to measure on. The rounds of one
+    conversation stay together.
 
     Raises:
         UserError: a share outside (0, 1), or too few prompts to keep any.
     """
-    prompts = list(dict.fromkeys((e.system, e.prompt) for e in data.examples))
+    prompts = list(dict.fromkeys(e.opening for e in data.examples))
     if not 0 < share < 1 or len(prompts) < 2:
         raise UserError(f"held out: a share of {share:g} of {len(prompts)} prompts leaves nothing to train or measure")
     count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
     kept = {prompts[i] for i in np.random.default_rng([seed, 1]).permutation(len(prompts))[:count]}
-    inside = [(e.system, e.prompt) in kept for e in data.examples]
+    inside = [e.opening in kept for e in data.examples]
     learn = [e for e, held in zip(data.examples, inside, strict=True) if not held]
     return replace(data, examples=learn), replace(
         data, examples=[e for e, held in zip(data.examples, inside, strict=True) if held], skipped=[]
