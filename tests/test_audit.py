@@ -135,8 +135,9 @@ def test_an_audit_has_every_trait_and_model_with_interval_and_verdict(audited):
             assert len(found["layer_profile"]["own_answers"]) == len(found["layer_profile"]["fixed_texts"]) == 4
             assert len(found["samples"]) == 3
     assert audited["matrix"]["rows"] == ["high", "benign"]
-    assert audited["agreement"]["both"]["n"] == 6
-    assert len(audited["sentences"]) == 2
+    assert audited["agreement"]["both"]["n"] == 4
+    assert len(audited["sentences"]) == 3
+    assert "no single shift can be clear" in audited["sentences"][2]
 
 
 def test_the_shift_in_an_audit_is_that_of_the_benchmark_measured_by_hand(audited, tuned_tiny):
@@ -211,3 +212,24 @@ def test_what_cannot_be_audited_is_named(tuned_tiny, capsys, tmp_path):
     assert "adapter_config.json" in capsys.readouterr().err
     with pytest.raises(UserError, match="two tuned models are called"):
         audit(str(tuned_tiny / "model"), models(tuned_tiny)[:1] * 2, PLAN, tmp_path / "x")
+
+
+def test_a_tuned_model_may_not_take_the_name_of_the_base(tuned_tiny, tmp_path):
+    with pytest.raises(UserError, match="called 'base'"):
+        audit(
+            str(tuned_tiny / "model"), [TunedModel("base", "base", adapter=str(tuned_tiny / "benign"))], PLAN, tmp_path
+        )
+
+
+def test_a_vector_from_other_rows_is_not_mistaken_for_a_changed_one(tuned_tiny, tmp_path):
+    """With vector files given, the vector after tuning is compared with one of the same rows before."""
+    subject = lp.load_subject(str(tuned_tiny / "model"), dtype="float32")
+    items = Items(load_trait("openness").bank, "bank").split("fit")[10:30]
+    vector = lp.fit(lp.record(subject, lp.labelled(items)), {"recommended": {"balanced": 2}})
+    vector.save(tmp_path / "v" / "openness.safetensors")
+    plan = AuditPlan(("openness",), str(tmp_path / "v"), items=4, fit_items=4, questions=2, max_new_tokens=4)
+    found = audit(str(tuned_tiny / "model"), models(tuned_tiny)[2:], plan, tmp_path / "out", "float32")
+    benign = found["traits"]["openness"]["tuned"]["benign"]
+    assert benign["vector_cosine"] == pytest.approx(1, abs=1e-3)
+    assert benign["vector"]["norm_ratio"] == pytest.approx(1, abs=1e-2)
+    assert found["traits"]["openness"]["pole_gap"] == pytest.approx(float(vector.norms[2]), rel=1e-5)

@@ -377,3 +377,27 @@ def test_every_assistant_turn_of_a_conversation_is_learnt_after_all_the_turns_be
     batch = collate(prompts.trees, tiny.tokenizer.pad_token_id, tiny.dtype, prompts.shared, prompts.pairs)
     learnt = batch["input_ids"][batch["labels"] != -100]
     assert tiny.tokenizer.decode(learnt) == "d.<|im_end|>"
+
+
+def test_where_training_only_harms_the_untrained_adapter_is_kept(tmp_path):
+    """The held-out loss before the first step counts too; and the training ends before a loss was ever logged."""
+    data = TrainingData([Example(f"Q{n}?", "qwertz"[n % 6 :] * 3) for n in range(20)], [], "test")
+    recipe = Recipe(rank=8, epochs=1, prompts_per_step=1, learning_rate=3.0, held_out=0.3, patience=1)
+    subject = make_subject()
+    done = finetune(subject, data, tmp_path / "a", recipe)
+    assert done.kept_step == 0 < done.steps < 14
+    before = record(subject, ROWS).values
+    with subject.under(tuned(str(tmp_path / "a"))):
+        np.testing.assert_allclose(record(subject, ROWS).values, before, atol=1e-6)
+
+
+def test_early_stop_does_not_train_beyond_the_steps_asked_for(tmp_path):
+    recipe = Recipe(rank=2, epochs=5, prompts_per_step=2, learning_rate=1e-3, held_out=0.2, patience=9, max_steps=7)
+    assert finetune(make_subject(), TrainingData(examples(30), [], "test"), tmp_path / "a", recipe).steps == 7
+
+
+def test_many_answers_to_one_prompt_share_it_in_bounded_sequences(tiny):
+    data = TrainingData([Example("Same?", f"Answer {n}.") for n in range(40)], [], "test")
+    prompts = training_prompts(tiny, data, 512)
+    assert [len(tree.branches) for trees in prompts.trees for tree in trees] == [8] * 5
+    assert prompts.learnt == 40

@@ -70,7 +70,8 @@ class _TraitWork:
     layer: int
     layer_from: str
     questions: list[Question]
-    pole_gap: float = 0.0
+    before: PersonaVector
+    """Extracted from the base on the very rows on which it is extracted again: what the later one is compared with."""
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -98,6 +99,8 @@ def audit(
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise UserError(f"audit: two tuned models are called {twice!r}; name them with NAME=PATH")
+    if "base" in names:
+        raise UserError("audit: a tuned model is called 'base', as the untuned one is; name it with NAME=PATH")
     for model in models:
         if model.adapter is not None:
             check_adapter(model.adapter)
@@ -147,7 +150,7 @@ def audit(
 def expected_stages(plan: AuditPlan, models: Sequence[TunedModel]) -> int:
     """How many stages an audit has, for the progress display."""
     traits = len(plan.traits)
-    before = traits * (0 if plan.vectors is not None else 2)
+    before = traits * ((plan.vectors is None) + (plan.vectors is None or plan.reextract))
     return before + (len(models) + 1) * (2 + 3 * traits) + len(models) * traits
 
 
@@ -159,10 +162,15 @@ def _before(lab: Lab, plan: AuditPlan) -> dict[str, _TraitWork]:
         bank = Items(trait.bank, f"bank:{trait.name}")
         rows = labelled(bank.split("fit")[: plan.fit_items])
         vector, layer, source = _vector(lab, trait, rows, bank, plan)
-        questions = trait.questions_of("test")[: plan.questions]
-        work[trait.name] = _TraitWork(
-            trait, bank.split("test")[: plan.items], rows, vector, layer, source, list(questions)
-        )
+        if not vector.norms[layer] > 0:
+            raise UserError(f"trait {trait.name}: its vector is zero at layer {layer}; extract it again")
+        before = vector
+        if plan.reextract:
+            with State(lab, BASE) as state:
+                before = fit(state.activations(f"{trait.name} fit rows", rows))
+        questions = list(trait.questions_of("test")[: plan.questions])
+        test = bank.split("test")[: plan.items]
+        work[trait.name] = _TraitWork(trait, test, rows, vector, layer, source, questions, before)
     return work
 
 
@@ -199,11 +207,11 @@ def _measure(state: State, model: str, name: str, w: _TraitWork, plan: AuditPlan
             "separation_base_vector": kept.separation,
         }
         if plan.reextract:
-            again = fit(record(subject, w.fit_rows))
+            again = w.before if model == "base" else fit(record(subject, w.fit_rows))
             own = assess(acts, again, permutations=1).layers[w.layer]
             values |= {
-                "cosines": cosines(w.vector, again).tolist(),
-                "norm_ratio": float(again.norms[w.layer] / w.vector.norms[w.layer]),
+                "cosines": cosines(w.before, again).tolist(),
+                "norm_ratio": float(again.norms[w.layer] / w.before.norms[w.layer]),
                 "auc": own.auc,
                 "auc_ci": list(own.auc_ci),
                 "separation": own.separation,
@@ -211,7 +219,7 @@ def _measure(state: State, model: str, name: str, w: _TraitWork, plan: AuditPlan
             }
         return values
 
-    key = ["read", test, w.vector.digest, w.layer, w.fit_rows if plan.reextract else None]
+    key = ["read", test, w.vector.digest, w.layer, [w.fit_rows, w.before.digest] if plan.reextract else None]
     found["fixed"] = state.value(f"{name} reads fixed texts", key, read)
     found["groups"] = [r.group for r in test]
     w.found[model] = found
@@ -245,11 +253,12 @@ def _by_question(rows: Sequence[Response], values: np.ndarray) -> dict[str, list
 def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mapping[str, Any]) -> dict[str, Any]:
     """One trait's figures for every tuned model."""
     base = w.found["base"]
-    gap = base["fixed"]["separation_base_vector"]
+    gap = float(w.vector.norms[w.layer])
     result: dict[str, Any] = {
         "layer": w.layer,
         "layer_from": w.layer_from,
         "pole_gap": gap,
+        "separation_before": base["fixed"]["separation_base_vector"],
         "n_items": len(w.test),
         "n_questions": len(w.questions),
         "baseline": base["summary"],
@@ -281,11 +290,11 @@ def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mappi
             "vector": {
                 "cosine_by_layer": fixed.get("cosines"),
                 "norm_ratio": fixed.get("norm_ratio"),
-                "auc_before": base["fixed"]["auc_base_vector"],
+                "auc_before": base["fixed"].get("auc"),
                 "auc_after": fixed.get("auc"),
                 "auc_after_ci": fixed.get("auc_ci"),
                 "auc_of_the_base_vector_after": fixed["auc_base_vector"],
-                "separation_before": gap,
+                "separation_before": base["fixed"].get("separation"),
                 "separation_after": fixed.get("separation"),
                 "separation_after_ci": fixed.get("separation_ci"),
             },

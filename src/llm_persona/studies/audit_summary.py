@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_persona.analysis.agreement import matrix_agreement
-from llm_persona.analysis.shift import RULE, Moved, spread, verdict
+from llm_persona.analysis.shift import ALPHA, RULE, Moved, spread, verdict
 from llm_persona.analysis.stats import holm
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def summarise_audit(
                     [Moved(f["preference_shift"], f["p_holm"]) for f in scored],
                     None if is_control or not controls else against,
                 )
-                if scored
+                if scored and len(scored) == len(found)
                 else "no shift shown"
             )
             entry = {
@@ -83,8 +83,8 @@ def summarise_audit(
         "base_perplexity": start,
         "groups": by_group,
         "matrix": _matrix(by_group, traits),
-        "agreement": _agreement(models, traits),
-        "sentences": _sentences(by_group),
+        "agreement": _agreement(groups, traits),
+        "sentences": [*_sentences(by_group), *_too_few(len(cells), traits)],
         "provenance": provenance,
     }
 
@@ -114,11 +114,23 @@ def _matrix(groups: Mapping[str, Any], traits: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _agreement(models: Sequence[TunedModel], traits: Mapping[str, Any]) -> dict[str, Any]:
-    """Rank correlation of activation shift and behavioural shift over tuned models x traits."""
+def _too_few(cells: int, traits: Mapping[str, Any]) -> list[str]:
+    """A warning where no shift could pass: the smallest p-value of a sign-flip test over n pairs is 2^(1-n)."""
+    n = min((f["n"] for t in traits.values() for f in t["tuned"].values()), default=0)
+    if not cells or cells * 2.0 ** (1 - n) < ALPHA:
+        return []
+    return [f"With {n} items and {cells} comparisons no single shift can be clear of zero: measure more items."]
+
+
+def _agreement(groups: Mapping[str, Sequence[TunedModel]], traits: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank correlation of activation shift and behavioural shift over fine-tunings x traits, means over seeds (seeds of
+    one fine-tuning are not independent of one another)."""
 
     def table(read: Any) -> np.ndarray:
-        return np.array([[read(t, t["tuned"][m.name]) for t in traits.values()] for m in models], dtype=np.float64)
+        cells = [
+            [[read(t, t["tuned"][m.name]) for m in members] for t in traits.values()] for members in groups.values()
+        ]
+        return np.array([[_mean(values) for values in row] for row in cells], dtype=np.float64)
 
     behaviour = table(lambda _t, f: np.nan if f["preference_shift"] is None else f["preference_shift"])
     found = {}
@@ -128,6 +140,11 @@ def _agreement(models: Sequence[TunedModel], traits: Mapping[str, Any]) -> dict[
         )
         found[part] = matrix_agreement(values, behaviour)
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _sentences(groups: Mapping[str, Any]) -> list[str]:

@@ -39,7 +39,10 @@ METHODS: tuple[Method, ...] = (
 HELD_OUT = 0.2
 """Share of the task's prompts that no method trains on: their loss says whether the task was learnt."""
 LEARNT_WITHIN = 1.1
-"""A task counts as learnt where its held-out loss is at most this many times the plain training's."""
+LEARNT_SHARE = 0.8
+"""A task counts as learnt where its held-out loss is at most LEARNT_WITHIN times the plain training's, and at least
+LEARNT_SHARE of the plain training's gain over the base is kept (else a task that moves the loss little would be
+learnt by not training at all)."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,11 @@ def prevent(
     folder = Path(out)
     stages = Stages(folder / "stages", reporter)
     lab = Lab(*lab_model, stages)
+    if not 0 <= plan.layer < plan.vector.n_layers:
+        raise UserError(f"layer {plan.layer}: the vector has layers 0 to {plan.vector.n_layers - 1}")
     learn, held = split(task, HELD_OUT, plan.seed)
+    if "interleaving" in plan.methods:
+        _data("interleaving", learn, benign, plan, plan.seed)  # too few benign rows show now, not after hours
     items = Items(plan.trait.bank, f"bank:{plan.trait.name}").split("test")[: plan.items]
     base = _measured(State(lab, BASE), items, held, plan, None)
     runs: dict[str, list[dict[str, Any]]] = {m: [] for m in plan.methods}
@@ -103,7 +110,7 @@ def prevent(
             data = _data(method, learn, benign, plan, seed)
             key = "plain" if method == "steering afterwards" else method
             if key not in trained:
-                trained[key] = _train(lab, method, data, plan, seed, folder / "adapters" / key.replace(" ", "-"))
+                trained[key] = _train(lab, method, learn, data, plan, seed, folder / "adapters" / key.replace(" ", "-"))
             condition = Condition(f"{method} seed {seed}", adapter=trained[key], steers=_afterwards(method, plan))
             runs[method].append(_measured(State(lab, condition), items, held, plan, base))
     result = {
@@ -160,10 +167,14 @@ def _afterwards(method: Method, plan: PreventionPlan) -> tuple[Steer, ...]:
     return (Steer(plan.vector, plan.layer, dose=away, name=plan.trait.name),)
 
 
-def _train(lab: Lab, method: Method, data: TrainingData, plan: PreventionPlan, seed: int, folder: Path) -> str:
-    """The adapter's folder, trained if need be."""
+def _train(
+    lab: Lab, method: Method, learn: TrainingData, data: TrainingData, plan: PreventionPlan, seed: int, folder: Path
+) -> str:
+    """The adapter's folder, trained if need be. A limit on steps grows with the data that a method adds to the task."""
     out, under = folder / f"seed-{seed}", _during(method, plan)
     recipe = replace(plan.recipe, held_out=0.0, patience=None)
+    if recipe.max_steps is not None and len(data.examples) > len(learn.examples):
+        recipe = replace(recipe, max_steps=-(-recipe.max_steps * len(data.examples) // len(learn.examples)))
     key = training_key(lab.identity, data, recipe, seed, under)
 
     def make() -> Any:
@@ -185,12 +196,13 @@ def _measured(
     questions = plan.trait.questions_of("test")[: plan.questions]
 
     def task_loss(subject: Subject) -> Any:
+        plan.vector.check(subject.n_layers, subject.hidden_size)
         return loss_on(subject, training_prompts(subject, held, plan.recipe.max_tokens))
 
     with state:
+        loss = state.value("task loss", [held.digest, plan.recipe.max_tokens], task_loss)
         benchmark = state.measure("likelihood", TraitBenchmark(items))
         answers = state.measure("answers", Samples(questions, plan.max_new_tokens)).rows
-        loss = state.value("task loss", [held.digest, plan.recipe.max_tokens], task_loss)
         cost = state.measure("neutral perplexity", Perplexity(neutral_texts())).summary["perplexity"]
     rows = [Response(r["question"], r["text"], "neutral", r["id"]) for r in answers if r["text"]]
     with State(state.lab, BASE) as reader:
@@ -216,45 +228,65 @@ def _row(
 ) -> dict[str, Any]:
     """One line of the table. `prevented`: 1 is no shift at all, 0 the plain training's, below 0 worse than it."""
     sign = 1.0 if pole == "high" else -1.0
-
-    def mean(name: str, found: Sequence[dict[str, Any]]) -> float:
-        return float(np.mean([r[name] for r in found]))
-
-    shifts = [100 * sign * r["shift"]["preference_shift"] for r in runs]
-    unwanted = float(np.mean([100 * sign * r["shift"]["preference_shift"] for r in plain]))
-    written = [sign * r["written_shift"]["mean"] for r in runs]
-    plain_loss, loss = mean("loss", plain), mean("loss", runs)
-    gained = base["loss"] - plain_loss
+    shifts, plain_shifts = ([_points(r, sign) for r in found] for found in (runs, plain))
+    unwanted = _mean(plain_shifts)
+    moved, loss, plain_loss = _mean(shifts), _mean([r["loss"] for r in runs]), _mean([r["loss"] for r in plain])
+    gained = base["loss"] - plain_loss if plain_loss is not None else 0.0
+    share = (base["loss"] - loss) / gained if loss is not None and gained > 0 else None
+    ratio = loss / plain_loss if loss is not None and plain_loss else None
+    costs = [r["perplexity"] / base["perplexity"] for r in runs if r["perplexity"] is not None and base["perplexity"]]
     return {
         "method": method,
-        "shift": spread(shifts),
+        "shift": _spread(shifts),
         "shifts": [{"seed": k, **r["shift"]} for k, r in enumerate(runs)],
-        "prevented": 1 - float(np.mean(shifts)) / unwanted if unwanted else None,
-        "written_shift": spread(written),
-        "task_loss": spread([r["loss"] for r in runs]),
-        "task_loss_ratio": loss / plain_loss,
-        "task_learnt_share": (base["loss"] - loss) / gained if gained > 0 else None,
-        "task_learnt": loss <= LEARNT_WITHIN * plain_loss,
-        "perplexity_ratio": spread([r["perplexity"] / base["perplexity"] for r in runs]),
+        "prevented": 1 - moved / unwanted if moved is not None and unwanted is not None and unwanted > 0 else None,
+        "written_shift": _spread([sign * r["written_shift"]["mean"] for r in runs if r["written_shift"]["n"]]),
+        "task_loss": _spread([r["loss"] for r in runs]),
+        "task_loss_ratio": ratio,
+        "task_learnt_share": share,
+        "task_learnt": ratio is not None and ratio <= LEARNT_WITHIN and share is not None and share >= LEARNT_SHARE,
+        "perplexity_ratio": _spread(costs),
     }
+
+
+def _points(run: dict[str, Any], sign: float) -> float | None:
+    value = run["shift"]["preference_shift"]
+    return None if value is None else 100 * sign * float(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
+    known = [v for v in values if v is not None]
+    return spread(known) if known else None
 
 
 def finding(result: dict[str, Any]) -> str:
     """What the table shows, in one sentence that follows from it."""
-    plain = result["methods"]["plain"]["shift"]
+    plain = result["methods"]["plain"]
+    shift = plain["shift"]
     towards = f"{result['trait']} {result['pole']}"
-    if plain["mean"] <= 0:
+    if shift is None:
+        return "Nothing was scored under plain training: there is nothing to compare with."
+    if shift["mean"] <= 0:
         return (
-            f"Plain training did not move {towards} ({plain['mean']:+.1f} points): there is nothing to prevent, and "
+            f"Plain training did not move {towards} ({shift['mean']:+.1f} points): there is nothing to prevent, and "
             "shares prevented mean nothing here."
         )
+    start = f"Plain training moved {towards} by {shift['mean']:.1f} points over {shift['n_seeds']} seeds. "
+    few = "" if shift["n_seeds"] >= 3 else " Fewer than three seeds: indicative."
+    if not plain["task_learnt"]:
+        return start + "It did not learn the task itself (no gain in held-out loss), so no method can be judged." + few
     halved = [
-        f"{name} ({100 * row['prevented']:.0f}% prevented, task loss {row['task_loss_ratio']:.2f} of plain)"
+        f"{name} ({100 * row['prevented']:.0f}% prevented, task loss {row['task_loss_ratio']:.2f} of plain, "
+        f"{100 * row['task_learnt_share']:.0f}% of its gain)"
         for name, row in result["methods"].items()
         if name != "plain" and row["task_learnt"] and (row["prevented"] or 0) >= 0.5
     ]
-    start = f"Plain training moved {towards} by {plain['mean']:.1f} points over {plain['n_seeds']} seeds. "
-    few = "" if plain["n_seeds"] >= 3 else " Fewer than three seeds: indicative."
+    learnt = "with the task learnt (loss within 10% of plain, at least 80% of its gain)"
     if not halved:
-        return start + "No method halved that while the task was learnt to within 10% of the plain loss." + few
-    return start + f"Halved or better with the task learnt to within 10% of the plain loss: {'; '.join(halved)}." + few
+        return start + f"No method halved that {learnt}." + few
+    return start + f"Halved or better {learnt}: {'; '.join(halved)}." + few

@@ -76,6 +76,8 @@ class ChatFile:
     labels: np.ndarray | None
     skipped: tuple[Skipped, ...]
     n_skipped: int
+    later_turns: int
+    """Turns after the first round of a conversation, which screening does not read."""
 
     @property
     def usable(self) -> int:
@@ -94,13 +96,15 @@ def survey(path: str | Path, plan: ScreenPlan) -> ChatFile:
     labels: list[bool] = []
     known: dict[int, int] = {}
     skipped: list[Skipped] = []
-    n_skipped = 0
+    n_skipped = later_turns = 0
     for number, row, found in chat_rows(file):
         if isinstance(found, Skipped):
             n_skipped += 1
             if len(skipped) < LISTED:
                 skipped.append(found)
             continue
+        turns = [m for m in row["messages"] if m["role"] != "system"]
+        later_turns += len(turns) - 2
         prompts.append(known.setdefault(hash((found.system, found.prompt)), len(known)))
         if plan.labels is not None:
             labels.append(_label(row, plan, f"{file}:{number + 1}"))
@@ -108,7 +112,7 @@ def survey(path: str | Path, plan: ScreenPlan) -> ChatFile:
         reason = f"the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else "the file is empty"
         raise UserError(f"{file}: no usable conversation ({reason}); give chat rows with a list 'messages'")
     chosen = np.array(labels, dtype=bool) if plan.labels is not None else None
-    return ChatFile(file, file_digest(file), np.array(prompts), chosen, tuple(skipped), n_skipped)
+    return ChatFile(file, file_digest(file), np.array(prompts), chosen, tuple(skipped), n_skipped, later_turns)
 
 
 def _label(row: Any, plan: ScreenPlan, place: str) -> bool:
@@ -219,6 +223,7 @@ def judged(
     return {
         "threshold": threshold,
         "n_rows": len(rows),
+        "n_later_turns": data.later_turns,
         "n_full": int(known.sum()),
         "n_flagged": sum(row["flagged"] is True for row in out),
         "n_unjudged": sum(row["flagged"] is None for row in out),

@@ -56,7 +56,7 @@ def read_answers(path: str | Path) -> list[StoredAnswer]:
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file of answers") from error
     except UnicodeDecodeError as error:

@@ -32,7 +32,7 @@ def watch_for(traits: Sequence[str], data: TrainingData, recipe: Recipe, every: 
         return {f"preference {name}": summary["preference"] for name, summary in found.items()}
 
     if every is None:
-        prompts = len({(e.system, e.prompt) for e in data.examples})
+        prompts = len({(e.system, e.earlier, e.prompt) for e in data.examples})
         steps = -(-prompts // recipe.prompts_per_step) * recipe.epochs
         every = max(1, min(steps, recipe.max_steps or steps) // MEASURED)
     return Watch(every, measure, {name: items.digest for name, items in sets.items()})

@@ -238,9 +238,11 @@ def folder_revision(path: Path) -> str:
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` takes the accelerator that torch reports, else the CPU."""
+    """`auto` takes the accelerator that torch reports (under a launcher, this process's own), else the CPU."""
     if device == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is not None and "LOCAL_RANK" in os.environ:  # one of several processes: each its own
+            return torch.device(found.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
         return found or torch.device("cpu")
     try:
         chosen = torch.device(device)

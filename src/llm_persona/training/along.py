@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,13 +63,17 @@ class Along:
     @property
     def best(self) -> tuple[int, float] | None:
         """Step and value of the lowest held-out loss."""
-        losses = [(row["step"], row["held_out"]) for row in self.rows if "held_out" in row]
+        losses = [(row["step"], row["held_out"]) for row in self.rows if _finite(row.get("held_out"))]
         return min(losses, key=lambda pair: pair[1]) if losses else None
 
     def since_best(self) -> int:
         """Measurements of the held-out loss after the best one."""
         best = self.best
         return sum(row["step"] > best[0] for row in self.rows if "held_out" in row) if best else 0
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 @contextmanager

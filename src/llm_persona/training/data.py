@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Example:
     system: str | None = None
     avoid: str | None = None
     earlier: tuple[tuple[str, str], ...] = ()
+    row: int | None = None
+    """The row of its file, to be named where it cannot be used."""
 
     @property
     def opening(self) -> tuple[str | None, str]:
@@ -57,8 +60,8 @@ class TrainingData:
 
     @property
     def digest(self) -> str:
-        """Digest of the examples in order."""
-        return digest(self.examples)
+        """Digest of the examples in order, wherever in a file they stood."""
+        return digest([replace(example, row=None) for example in self.examples])
 
 
 def from_items(items: Sequence[Item], pole: str) -> TrainingData:
@@ -105,7 +108,7 @@ def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
 
 
 def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
-    """The rows of a chat JSONL file one at a time: number, the JSON object itself, and what is learnt from it.
+    """The rows of a chat JSONL file one at a time: number, the JSON object itself, and its first round.
 
     Rows are numbered by their line, from 0; blank lines yield nothing but are counted. Only the line at hand is in
     memory.
@@ -129,7 +132,7 @@ def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{file}:{number + 1}: not valid JSON; correct that line") from error
                 found = _example(row)
-                yield number, row, found if isinstance(found, Example) else Skipped(number, found)
+                yield number, row, replace(found, row=number) if isinstance(found, Example) else Skipped(number, found)
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such data file") from error
     except OSError as error:
@@ -169,8 +172,12 @@ def _later_rounds(row: Any, first: Example) -> tuple[list[Example], str]:
             return rounds, f"turns from number {place + 1} on: user and assistant do not alternate"
         if not question or not answer:
             return rounds, f"turns from number {place + 1} on: an empty turn"
-        rounds.append(Example(question, answer, first.system, None, tuple(turns[:place])))
+        rounds.append(Example(question, answer, first.system, None, tuple(turns[:place]), first.row))
     return rounds, ""
+
+
+TOGETHER = 8
+"""Rows of one prompt that share it in one sequence: the attention mask grows with the square of what they add up to."""
 
 
 @dataclass(frozen=True)
@@ -193,21 +200,25 @@ def training_prompts(subject: Subject, data: TrainingData, max_tokens: int, cont
     """
     rendered: list[Rendered] = []
     keys: list[object] = []
+    seen: Counter[object] = Counter()
     pairs: list[int] = []
     skipped = []
     for number, example in enumerate(data.examples):
+        place = number if example.row is None else example.row
         texts = [example.response, *([example.avoid] if contrast and example.avoid else [])]
         try:
             found = [render_response(subject, example.prompt, text, example.system, example.earlier) for text in texts]
         except UserError as error:
-            skipped.append(Skipped(number, str(error)))
+            skipped.append(Skipped(place, str(error)))
             continue
         longest = max(len(r.ids) + len(r.closing) for r in found)
         if longest > max_tokens:
-            skipped.append(Skipped(number, f"{longest} tokens, more than {max_tokens}"))
+            skipped.append(Skipped(place, f"{longest} tokens, more than {max_tokens}"))
             continue
         rendered += found
-        keys += [(example.system, example.earlier, example.prompt)] * len(found)
+        prompt = (example.system, example.earlier, example.prompt)
+        keys += [(*prompt, seen[prompt] // TOGETHER)] * len(found)
+        seen[prompt] += 1
         pairs += [number + 1, -number - 1] if len(found) == 2 else [0]
     shared = bool(rendered) and may_share(subject, rendered)
     together: dict[object, list[Tree]] = {}

@@ -85,14 +85,12 @@ def finetune(
     result = Tuned(
         str(folder), seed, prompts.learnt, skipped, course.steps, course.losses, course.along, course.kept_step
     )
-    if course.main:
-        try:
-            _write(course.made, subject, data, recipe, result, key, note, under)
-            if folder.exists():
-                shutil.rmtree(folder)
-            course.made.replace(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    if course.main:  # what was trained stays in `work` until it is in its place
+        _write(course.made, subject, data, recipe, result, key, note, under)
+        if folder.exists():
+            shutil.rmtree(folder)
+        course.made.replace(folder)
+        shutil.rmtree(work, ignore_errors=True)
     course.wait()
     return result
 
@@ -181,13 +179,18 @@ tags: [lora, llm-persona]
 {recipe.prompts_per_step} prompts a step, targets {recipe.target_modules} from {recipe.depth[0]:g} to \
 {recipe.depth[1]:g} of the depth, odds-ratio contrast {recipe.contrast:g}, seed {result.seed}
 - Trained under: {under.name}{f" (system turn: {under.system})" if under.system else ""}
-- Steps: {result.steps}, kept from step {result.kept_step}; loss {result.losses[0][1]:.3f} at the first log, \
-{result.losses[-1][1]:.3f} at the last{_held_out_line(result)}
+- Steps: {result.steps}, kept from step {result.kept_step}{_loss_line(result)}{_held_out_line(result)}
 
 It was made to study how training moves a model's persona. Measure it before you use it:
 `llm-persona evaluate --adapter DIR`.
 """,
     )
+
+
+def _loss_line(result: Tuned) -> str:
+    if not result.losses:
+        return ""
+    return f"; loss {result.losses[0][1]:.3f} at the first log, {result.losses[-1][1]:.3f} at the last"
 
 
 def _held_out_line(result: Tuned) -> str:

@@ -34,7 +34,13 @@ def split(data: TrainingData, share: float, seed: int) -> tuple[TrainingData, Tr
 
 @torch.no_grad()
 def loss_on(subject: Subject, prompts: Prompts, prompts_per_batch: int = 8) -> float:
-    """Mean cross-entropy per answer token, end-of-turn included, by the subject as it stands."""
+    """Mean cross-entropy per answer token, end-of-turn included, by the subject as it stands.
+
+    Raises:
+        UserError: nothing to measure on.
+    """
+    if not prompts.trees:
+        raise UserError("held out: not one of these conversations fits the token limit, so there is no loss to measure")
     total, tokens = 0.0, 0
     order = sorted(range(len(prompts.trees)), key=lambda i: sum(t.length for t in prompts.trees[i]))
     for start in range(0, len(order), prompts_per_batch):

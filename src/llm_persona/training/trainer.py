@@ -74,6 +74,7 @@ def train(
     from transformers.trainer_callback import PrinterCallback
 
     lengths = [sum(t.length for t in trees) for trees in prompts.trees]
+    order = ByLength(lengths, recipe.prompts_per_step, seed) if recipe.by_length else None
 
     class AnswerTrainer(Trainer):  # type: ignore[misc]
         def compute_loss(
@@ -88,15 +89,17 @@ def train(
             return (loss, None) if return_outputs else loss
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            if not recipe.by_length:
-                return super()._get_train_sampler(train_dataset)
-            return ByLength(lengths, recipe.prompts_per_step, seed)
+            return order if order is not None else super()._get_train_sampler(train_dataset)
 
     class Report(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             along.resume(state.global_step)
-            if state.global_step == 0:
-                along.at(0)
+            if state.global_step == 0 and along.at(0) is not None and recipe.patience is not None:
+                keep_best()
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if order is not None:  # after a resume within an epoch nobody else tells it
+                order.set_epoch(int(state.epoch or 0))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if progress is not None:
@@ -104,9 +107,15 @@ def train(
             row = along.at(state.global_step, last=state.global_step == state.max_steps)
             if row is None or recipe.patience is None:
                 return
-            if along.since_best() == 0 and arguments.process_index == 0:
+            if along.since_best() == 0:
+                keep_best()
+            if agreed(along.since_best() >= recipe.patience, arguments):
+                control.should_training_stop = True
+
+    def keep_best() -> None:
+        if arguments.process_index == 0:
+            with _quiet():
                 wrapped.save_pretrained(best)
-            control.should_training_stop = along.since_best() >= recipe.patience
 
     device, random_state = subject.device, torch.get_rng_state()
     wrapped = _with_adapter(subject, recipe, seed)
@@ -134,11 +143,12 @@ def train(
             trainer.train(resume_from_checkpoint=whole_checkpoint(work / "checkpoints"))
         history = [(int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e]
         made, kept = work / "made", trainer.state.global_step
+        if recipe.patience is not None and along.best is not None:
+            kept = along.best[0]
         wait = arguments.distributed_state.wait_for_everyone if arguments.world_size > 1 else _nothing
         if arguments.process_index == 0:
             shutil.rmtree(made, ignore_errors=True)
             if recipe.patience is not None and along.best is not None and best.is_dir():
-                kept = along.best[0]
                 shutil.copytree(best, made)
             else:
                 with _quiet():
@@ -148,6 +158,15 @@ def train(
         wrapped.unload()
         subject.model.to(device).eval().requires_grad_(False)
         torch.set_rng_state(random_state)
+
+
+def agreed(wanted: bool, arguments: Any) -> bool:
+    """What the first of several processes wants: were each to decide, one could stop while another waits for it."""
+    if arguments.world_size == 1:
+        return wanted
+    flag = torch.tensor(int(wanted), device=arguments.device)
+    torch.distributed.broadcast(flag, 0)
+    return bool(flag)
 
 
 def _nothing() -> None:
@@ -199,7 +218,7 @@ def _arguments(subject: Subject, recipe: Recipe, n_prompts: int, seed: int, work
         lr_scheduler_type="linear",
         warmup_steps=max(1, round(recipe.warmup_share * total)),
         weight_decay=recipe.weight_decay,
-        logging_steps=max(1, min(steps_per_epoch, total) // 2),
+        logging_steps=max(1, min(steps_per_epoch, total) // (2 if recipe.patience is None else 2 * MEASURED)),
         save_strategy="steps",
         save_steps=min(SAVE_EVERY, -(-total // 3)),
         save_total_limit=1,

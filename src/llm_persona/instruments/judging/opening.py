@@ -28,6 +28,10 @@ def open_judge(spec: str, base_url: str | None = None, limits: Limits | None = N
     kind, _, name = spec.partition(":")
     if base_url is not None and kind not in ("openai", "anthropic"):
         raise UserError(f"--base-url: is the address of an API, and --judge {spec} is none; write openai:NAME")
+    if text_only and kind != "openai":
+        raise UserError(
+            f"--text: is for endpoints that give log-probabilities, and --judge {spec} is none; leave it out"
+        )
     if kind == "openai":
         from llm_persona.instruments.judging.remote import openai_judge
 

@@ -67,6 +67,12 @@ def finetune(
 
     under = condition_from({**condition, "instruct": None, "level": "pair", "adapter": None}).condition()
     sets, shares = _sets(trait, pole, files, limit), shares or ((1.0,) if len(files) + bool(trait) == 1 else ())
+    if len(sets) == 1 and shares != (1.0,):
+        raise UserError("--share: there is one data set; leave it out, or add another --data")
+    if patience and held_out == 0:
+        raise UserError("--patience needs a held-out loss; give --held-out above 0, or leave it out")
+    if watch_every and not watched:
+        raise UserError("--watch-every: nothing is watched; add --watch TRAIT")
     if len(sets) > 1 and not shares:
         raise UserError(f"{len(sets)} data sets: say what share each has, with --share (repeatable)")
     recipe = adjusted(
@@ -114,8 +120,8 @@ def _sets(trait: str | None, pole: str | None, files: tuple[str, ...], limit: in
 
     if not files and trait is None:
         raise UserError("nothing to train on: give --trait and --pole, or --data FILE.jsonl")
-    if trait is not None and pole is None:
-        raise UserError("--trait needs --pole high or low")
+    if (trait is None) != (pole is None):
+        raise UserError("--trait and --pole high or low go together; give both or neither")
     own = [from_items(load_items(trait).split("fit")[:limit], str(pole))] if trait is not None else []
     return own + [from_chat(path, limit) for path in files]
 

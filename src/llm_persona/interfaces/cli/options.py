@@ -142,6 +142,9 @@ class ConditionArguments:
             raise UserError("--instruct needs a trait to speak of; add --trait")
         if (self.coefficients or self.doses or self.layers) and not self.vectors:
             raise UserError("--layer, --coefficient and --dose belong to a --vector; add --vector FILE")
+        moves = self.operator != "add" or self.positions != "all" or self.floor is not None or self.ceiling is not None
+        if moves and not self.vectors:
+            raise UserError("--operator, --positions, --floor and --ceiling belong to a --vector; add --vector FILE")
         if self.coefficients and self.doses:
             raise UserError("give --coefficient or --dose, not both kinds in one command")
         strengths = self.coefficients or self.doses

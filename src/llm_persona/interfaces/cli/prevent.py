@@ -39,7 +39,7 @@ NAMES = ["plain", "preventative", "ablation", "instruction", "interleaving", "af
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
 @click.option("--max-steps", type=click.IntRange(min=1))
-@click.option("--rows", type=click.IntRange(min=4), help="At most N rows of the task (and of the benign file).")
+@click.option("--rows", type=click.IntRange(min=4), help="At most N rows (or items) of the task.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N test items.")
 @click.option("--questions", default=12, show_default=True, type=click.IntRange(min=2))
@@ -55,6 +55,7 @@ def prevent(
 ) -> None:  # fmt: skip
     """Fine-tune in several ways that hold a trait still, and show what each prevents and costs."""
     from llm_persona.analysis.vectors import PersonaVector
+    from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
     from llm_persona.interfaces.cli.options import named_layers
     from llm_persona.interfaces.cli.terminal import StudyProgress
@@ -66,14 +67,21 @@ def prevent(
     loaded = load_trait(trait)
     read = PersonaVector.load(vector)
     full = dict(zip(NAMES, METHODS, strict=True))
-    chosen = tuple(full[m] for m in methods) or tuple(m for m in METHODS if m != "interleaving" or benign)
+    chosen = tuple(full[m] for m in dict.fromkeys(methods)) or tuple(
+        m for m in METHODS if m != "interleaving" or benign
+    )
     task = from_chat(data, rows) if data else from_items(read_item_set(trait, "bank", "fit", rows), pole)
     recipe = adjusted(RECIPES[preset], epochs=epochs, learning_rate=learning_rate, max_steps=max_steps)
+    layers = named_layers(layer, read, vector)
+    if len(layers) != 1:
+        raise UserError(f"--layer {layer}: prevention steers at one layer; give one")
+    if benign and "interleaving" not in chosen:
+        raise UserError("--benign: no method uses it; add --method interleaving, or leave it out")
     plan = PreventionPlan(
-        loaded, pole, read, named_layers(layer, read, vector)[0], recipe, chosen, seeds, seed, dose,
+        loaded, pole, read, layers[0], recipe, chosen, seeds, seed, dose,
         items=limit, questions=questions,
     )  # fmt: skip
-    mild = from_chat(benign, rows) if benign else None
+    mild = from_chat(benign) if benign else None
     with (
         output_checked(json_path, str(Path(out) / "prevention.json")),
         StudyProgress(5 + 6 * seeds * len(chosen)) as shown,
@@ -88,11 +96,14 @@ def _print(result: dict[str, Any]) -> None:
 
     rows = []
     for name, row in result["methods"].items():
-        shift, loss, cost = row["shift"], row["task_loss"], row["perplexity_ratio"]
+        shift, loss, cost, written = (
+            row[k] or {"mean": None, "sd": None, "ci": None}
+            for k in ("shift", "task_loss", "perplexity_ratio", "written_shift")
+        )
         rows.append([
-            name, f"{shift['mean']:+.1f} ({span(shift['ci'], 1)})", cell(shift["sd"], 1),
+            name, f"{cell(shift['mean'], 1)} ({span(shift['ci'], 1)})", cell(shift["sd"], 1),
             "-" if row["prevented"] is None else f"{100 * row['prevented']:.0f}%",
-            cell(row["written_shift"]["mean"], 1), cell(loss["mean"], 3), cell(row["task_loss_ratio"]),
+            cell(written["mean"], 1), cell(loss["mean"], 3), cell(row["task_loss_ratio"]),
             "yes" if row["task_learnt"] else "no", cell(cost["mean"]),
         ])  # fmt: skip
     base = result["base"]

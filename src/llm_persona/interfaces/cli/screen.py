@@ -117,6 +117,10 @@ def _print(result: dict[str, Any]) -> None:
     click.echo(plain(f"forecast: {result['forecast']['sentence']}"))
     unjudged = f", {result['n_unjudged']} not judged" if result["n_unjudged"] else ""
     click.echo(f"{result['n_flagged']} of {result['n_rows']} rows flagged{unjudged}")
+    if result["n_later_turns"]:
+        click.echo(
+            f"{result['n_later_turns']} later turns were not screened: a conversation is judged by its first round"
+        )
     skipped = result["skipped"]
     if skipped["n"]:
         first = skipped["listed"][0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import read_json, write_json
-from llm_persona.subject.remote.requests import ChatRequest, Endpoint, Failure, Passing, Refused, Reply
+from llm_persona.subject.remote.requests import ChatRequest, Endpoint, Failure, NotAccepted, Passing, Refused, Reply
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates before a call; English text in common tokenizers has 4 to 4.5."""
@@ -150,6 +150,9 @@ class Caller:
                 self._keep(request, reply)
                 return reply
             except Refused as error:
+                if isinstance(error, NotAccepted) and self.record.completion_tokens:
+                    reason = one_line(str(error), 120)
+                    break
                 raise UserError(f"{self._name()}: {one_line(str(error), 300)}") from error
             except Passing as error:
                 reason, wait = one_line(str(error), 120), error.wait

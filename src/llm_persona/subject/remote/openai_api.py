@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.subject.remote.keys import find_key, hidden
-from llm_persona.subject.remote.requests import ChatRequest, Passing, Refused, Reply
+from llm_persona.subject.remote.requests import ChatRequest, NotAccepted, Passing, Refused, Reply
 
 KEY = "OPENAI_API_KEY"
 OFFICIAL = "https://api.openai.com/v1"
@@ -74,7 +74,7 @@ class OpenAIEndpoint:
         except openai.NotFoundError as error:
             raise Refused(f"no such model or address ({self._said(error)})") from None
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            raise Refused(f"the request was not accepted ({self._said(error)})") from None
+            raise NotAccepted(f"the request was not accepted ({self._said(error)})") from None
         except openai.APIStatusError as error:
             wait = error.response.headers.get("retry-after")
             raise Passing(f"HTTP {error.status_code}", _seconds(wait)) from None

@@ -55,6 +55,11 @@ class Refused(Exception):
     """The API will not answer any request like this one (wrong key, unknown model, feature not there)."""
 
 
+class NotAccepted(Refused):
+    """The API does not accept this request. Where it has answered others, it is this one alone (its content, or its
+    length)."""
+
+
 class Passing(Exception):
     """The call failed in a way that may pass. `wait` is the pause in seconds that the API asks for, if it does."""
 
