@@ -87,7 +87,8 @@ class Condition:
         """What it does to the subject, as plain data for a digest; its name does not count."""
         adapter = None
         if self.adapter is not None:
-            adapter = file_digest(Path(self.adapter) / "adapter_model.safetensors")
+            files = ("adapter_model.safetensors", "adapter_config.json")  # (the configuration holds the scale)
+            adapter = [file_digest(Path(self.adapter) / name) for name in files]
         return [self.system, adapter, [[steer.vector.digest, *steer.effect] for steer in self.steers]]
 
     def as_json(self) -> dict[str, Any]:
