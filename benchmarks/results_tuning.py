@@ -52,7 +52,7 @@ def train(data: Path, rows: int) -> None:
 def audit(vectors: Path) -> None:
     control = [x for name in BENIGN for x in ("--control", OUT / name)]
     narrow = [x for name in NARROW for x in ("--adapter", OUT / name)]
-    small = ["--questions", 6, "--max-new-tokens", 32, "--no-reextract"]
+    small = ["--limit", 16, "--questions", 6, "--max-new-tokens", 32, "--no-reextract"]
     do("audit", *narrow, *control, "--vectors", vectors, *small, "--out", OUT / "audit-narrow")
     for trait in THREE_SEEDS:
         poles = [x for pole in ("high", "low") for x in ("--adapter", OUT / f"{trait}-{pole}")]
@@ -206,7 +206,7 @@ def page(full: dict[str, Any], rows: int, limit: int) -> None:
         "# Fine-tuning: what it does to the persona, screened, audited, prevented",
         "",
         f"SmolLM2-135M-Instruct, bfloat16. Made by `make results-tuning DATA=folder`. Budget: {rows} rows, 2 epochs,",
-        "rank 16 a narrow fine-tuning, 3 seeds each; the matrix rests on 25 items and 6 questions a trait.",
+        "rank 16 a narrow fine-tuning, 3 seeds each; the matrix rests on 16 items and 6 questions a trait.",
         "",
         "## Tuning to each pole, on our held-out items",
         "",
