@@ -52,11 +52,23 @@ def train(data: Path, rows: int) -> None:
 def audit(vectors: Path) -> None:
     control = [x for name in BENIGN for x in ("--control", OUT / name)]
     narrow = [x for name in NARROW for x in ("--adapter", OUT / name)]
-    small = ["--limit", 16, "--questions", 6, "--max-new-tokens", 32, "--no-reextract"]
+    small = ["--limit", 14, "--questions", 4, "--max-new-tokens", 32, "--no-reextract"]
     do("audit", *narrow, *control, "--vectors", vectors, *small, "--out", OUT / "audit-narrow")
     for trait in THREE_SEEDS:
         poles = [x for pole in ("high", "low") for x in ("--adapter", OUT / f"{trait}-{pole}")]
-        do("audit", *poles, *control, "--vectors", vectors, "--trait", trait, "--out", OUT / f"audit-{trait}")
+        do(
+            "audit",
+            *poles,
+            *control,
+            "--vectors",
+            vectors,
+            "--trait",
+            trait,
+            "--questions",
+            6,
+            "--out",
+            OUT / f"audit-{trait}",
+        )
 
 
 def third_party(data: Path, limit: int) -> None:
@@ -113,7 +125,7 @@ def forecast(data: Path, vectors: Path, traits: list[str]) -> None:
 
 def prevent(data: Path, vectors: Path) -> None:
     do("prevent", "--trait", "openness", "--pole", "high", "--vector", vectors / "openness.safetensors",
-       "--benign", data / BENIGN["good_medical"], "--seeds", 3, "--limit", 15, "--questions", 6,
+       "--benign", data / BENIGN["good_medical"], "--seeds", 3, "--limit", 14, "--questions", 4,
        "--epochs", 1, "--out", OUT / "prevent")  # fmt: skip
 
 
@@ -206,7 +218,7 @@ def page(full: dict[str, Any], rows: int, limit: int) -> None:
         "# Fine-tuning: what it does to the persona, screened, audited, prevented",
         "",
         f"SmolLM2-135M-Instruct, bfloat16. Made by `make results-tuning DATA=folder`. Budget: {rows} rows, 2 epochs,",
-        "rank 16 a narrow fine-tuning, 3 seeds each; the matrix rests on 16 items and 6 questions a trait.",
+        "rank 16 a narrow fine-tuning, 3 seeds each; the matrix rests on 14 items and 4 questions a trait.",
         "",
         "## Tuning to each pole, on our held-out items",
         "",
@@ -268,8 +280,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--run", default="runs/full")
-    parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--third-party", type=int, default=60)
+    parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--third-party", type=int, default=40)
     parser.add_argument("--page-only", action="store_true")
     given = parser.parse_args()
     full, vectors = read_results(given.run), Path(given.run) / "vectors"
