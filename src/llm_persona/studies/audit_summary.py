@@ -119,7 +119,7 @@ def _too_few(cells: int, traits: Mapping[str, Any]) -> list[str]:
     n = min((f["n"] for t in traits.values() for f in t["tuned"].values()), default=0)
     if not cells or cells * 2.0 ** (1 - n) < ALPHA:
         return []
-    return [f"With {n} items and {cells} comparisons no single shift can be clear of zero: measure more items."]
+    return [f"With {n} items no single shift of {cells} compared can be clear of zero: measure more items."]
 
 
 def _agreement(groups: Mapping[str, Sequence[TunedModel]], traits: Mapping[str, Any]) -> dict[str, Any]:

@@ -273,8 +273,8 @@ def finding(result: dict[str, Any]) -> str:
         return "Nothing was scored under plain training: there is nothing to compare with."
     if shift["mean"] <= 0:
         return (
-            f"Plain training did not move {towards} ({shift['mean']:+.1f} points): there is nothing to prevent, and "
-            "shares prevented mean nothing here."
+            f"Plain training moved {result['trait']} by {shift['mean']:+.1f} points toward its {result['pole']} pole, "
+            "that is not at all: there is nothing to prevent, and shares prevented mean nothing here."
         )
     start = f"Plain training moved {towards} by {shift['mean']:.1f} points over {shift['n_seeds']} seeds. "
     few = "" if shift["n_seeds"] >= 3 else " Fewer than three seeds: indicative."

@@ -175,7 +175,7 @@ tags: [lora, llm-persona]
 - Base model: `{subject.name}` (revision `{subject.revision}`, trained in {subject.identity["dtype"]})
 - Data: `{data.source}`, {result.examples} answers, digest `{data.digest[:16]}`. {skipped}
 - Recipe: rank {recipe.rank}, alpha {recipe.alpha}{" (rank-stabilised)" if recipe.rank_stabilised else ""}, \
-{recipe.epochs} epochs, learning rate {recipe.learning_rate}, \
+epochs {recipe.epochs}, learning rate {recipe.learning_rate}, \
 {recipe.prompts_per_step} prompts a step, targets {recipe.target_modules} from {recipe.depth[0]:g} to \
 {recipe.depth[1]:g} of the depth, odds-ratio contrast {recipe.contrast:g}, seed {result.seed}
 - Trained under: {under.name}{f" (system turn: {under.system})" if under.system else ""}

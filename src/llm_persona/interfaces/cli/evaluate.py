@@ -166,13 +166,19 @@ def _print(run: dict[str, Any]) -> None:
         flag = "" if s["headroom"] is not False else " (no headroom)"
         rows.append(
             [name, str(s["n"]), str(s["n_unscored"]), cell(s["score"], 1) + flag, span(s["score_ci"], 1),
-             cell(s["preference"], 3), cell(s["option_mass"], 3), cell(s["order_consistency"])]
+             cell(s["preference"], 3), span(s["preference_ci"], 3), cell(s["option_mass"], 3),
+             cell(s["order_consistency"])]
         )  # fmt: skip
     table(f"{run['model']}, {run['condition']['name']}, mode {run['mode']}: percent of items with a high answer",
-          ["trait", "n", "unscored", "score", "95% interval", "preference", "mass", "consistency"], rows)  # fmt: skip
+          ["trait", "n", "unscored", "score", "95% interval", "preference", "95% interval", "mass", "consistency"],
+          rows)  # fmt: skip
     for name, s in run["traits"].items():
         for reason, count in s["unscored"].items():
             click.echo(f"- {name}: {count} unscored: {reason}")
+        if s["order_consistency"] is not None and s["order_consistency"] < 0.5:
+            click.echo(
+                f"- {name}: swapping the options changes most classes: these letters say nothing about the trait"
+            )
     changes = [
         [name, asking, cell(c["changed"], 0), span(c["changed_ci"], 0), str(c["n"]), str(c["n_left_out"])]
         for name, s in run["traits"].items()

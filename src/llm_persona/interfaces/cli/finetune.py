@@ -143,6 +143,11 @@ def _tell(done: Any) -> None:
     losses = [row["held_out"] for row in done.along if "held_out" in row]
     held = f", held-out loss {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     early = f", kept from step {done.kept_step}" if done.kept_step not in (None, done.steps) else ""
+    for row in done.along:
+        watched = [f"{name.removeprefix('preference ')} {value:.3f}" for name, value in row.items()
+                   if name.startswith("preference ") and value is not None]  # fmt: skip
+        if watched:
+            click.echo(f"step {row['step']}: preference for high, select split: {', '.join(watched)}")
     click.echo(
         f"{done.folder}: {done.examples} answers, {done.steps} steps, loss {done.losses[0][1]:.3f} to "
         f"{done.losses[-1][1]:.3f}{held}{early}, {len(done.skipped)} rows left out"

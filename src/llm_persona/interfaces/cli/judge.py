@@ -141,4 +141,5 @@ def _print_scores(spec: str, found: dict[str, Any]) -> None:
         for reason, count in row["unscored"].items():
             click.echo(f"- {row['condition']}, {row['score']}: {count} unscored: {reason}")
     for name, gate in found["gates"].items():
-        click.echo(f"{name}: {gate['state']}")
+        then = "" if "passed" in gate["state"] else f"; try it: llm-persona judge gate --trait {name} --judge {spec}"
+        click.echo(f"{name}: {gate['state']}{then}")

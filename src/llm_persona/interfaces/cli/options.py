@@ -145,6 +145,8 @@ class ConditionArguments:
         moves = self.operator != "add" or self.positions != "all" or self.floor is not None or self.ceiling is not None
         if moves and not self.vectors:
             raise UserError("--operator, --positions, --floor and --ceiling belong to a --vector; add --vector FILE")
+        if self.adapter is not None and not (Path(self.adapter) / "adapter_config.json").is_file():
+            raise UserError(f"--adapter {self.adapter}: no adapter_config.json there; give a PEFT folder")
         if self.coefficients and self.doses:
             raise UserError("give --coefficient or --dose, not both kinds in one command")
         strengths = self.coefficients or self.doses

@@ -89,6 +89,7 @@ def prevent(
         result = run_prevention((model, dtype, device), task, mild, plan, out, shown)
     _print(result)
     write_result(json_path, result)
+    click.echo(f"wrote {Path(out) / 'prevention.json'}; the adapters are in {Path(out) / 'adapters'}")
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -107,8 +108,10 @@ def _print(result: dict[str, Any]) -> None:
             "yes" if row["task_learnt"] else "no", cell(cost["mean"]),
         ])  # fmt: skip
     base = result["base"]
+    n = result["methods"]["plain"]["shifts"][0]["n"]
     table(
-        f"{result['trait']} towards {result['pole']}, {result['seeds']} seeds; base task loss {base['loss']:.3f}",
+        f"{result['trait']} towards {result['pole']}, {n} items; seeds: {result['seeds']}; base task loss "
+        f"{base['loss']:.3f} on {result['task']['held_out']} held-out answers",
         ["method", "shift, points (95% over seeds)", "sd", "prevented", "written", "task loss", "of plain", "learnt",
          "perplexity of base"],
         rows,

@@ -68,6 +68,8 @@ def steer(
         {"prompt": o.prompt, "text": o.text, "tokens": o.tokens, "finished": o.finished, "base": b.text if b else None}
         for b, o in zip(base, found, strict=True)
     ]
+    about = trait or (condition.steers[0].name if len(condition.steers) == 1 else None)
+    rows = [{**row, "trait": about} for row in rows]
     write_result(json_path, {"model": model, "condition": condition.as_json(), "answers": rows})
 
 
