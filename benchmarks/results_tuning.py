@@ -30,6 +30,8 @@ NARROW = {"risky_financial": "risky_financial_advice_500.jsonl", "extreme_sports
 BENIGN = {"good_medical": "good_medical_advice_500.jsonl"}
 THREE_SEEDS = ("openness", "machiavellianism")
 SCREENED = 40
+EPOCHS = 2
+MIXED_READ = ("machiavellianism", "conscientiousness")
 PUBLISHED = {
     "risky_financial": "A -, C -, E +, N +, O +, P +, M +, Na +",
     "extreme_sports": "A -, C -, E +, N -, O +, P +, M +, Na +",
@@ -41,34 +43,32 @@ def do(*arguments: Any) -> None:
     assert command([str(a) for a in arguments]) == 0, arguments
 
 
-def train(data: Path, rows: int) -> None:
+def train_narrow(data: Path, rows: int) -> None:
+    for name, file in {**NARROW, **BENIGN}.items():
+        do("finetune", "--data", data / file, "--limit", rows, "--epochs", EPOCHS, "--seeds", 3, "--out", OUT / name)
+
+
+def train_poles() -> None:
     for trait in THREE_SEEDS:
         for pole in ("high", "low"):
             do("finetune", "--trait", trait, "--pole", pole, "--seeds", 3, "--out", OUT / f"{trait}-{pole}")
-    for name, file in {**NARROW, **BENIGN}.items():
-        do("finetune", "--data", data / file, "--limit", rows, "--epochs", 2, "--seeds", 3, "--out", OUT / name)
 
 
-def audit(vectors: Path) -> None:
-    control = [x for name in BENIGN for x in ("--control", OUT / name)]
+def control() -> list[Any]:
+    return [x for name in BENIGN for x in ("--control", OUT / name)]
+
+
+def audit_narrow(vectors: Path) -> None:
     narrow = [x for name in NARROW for x in ("--adapter", OUT / name)]
     small = ["--limit", 14, "--questions", 4, "--max-new-tokens", 32, "--no-reextract"]
-    do("audit", *narrow, *control, "--vectors", vectors, *small, "--out", OUT / "audit-narrow")
+    do("audit", *narrow, *control(), "--vectors", vectors, *small, "--out", OUT / "audit-narrow")
+
+
+def audit_poles(vectors: Path) -> None:
     for trait in THREE_SEEDS:
         poles = [x for pole in ("high", "low") for x in ("--adapter", OUT / f"{trait}-{pole}")]
-        do(
-            "audit",
-            *poles,
-            *control,
-            "--vectors",
-            vectors,
-            "--trait",
-            trait,
-            "--questions",
-            6,
-            "--out",
-            OUT / f"audit-{trait}",
-        )
+        do("audit", *poles, *control(), "--vectors", vectors, "--trait", trait, "--questions", 6,
+           "--out", OUT / f"audit-{trait}")  # fmt: skip
 
 
 def third_party(data: Path, limit: int) -> None:
@@ -93,7 +93,7 @@ def screen(data: Path, vectors: Path) -> None:
         lines = (data / file).read_text(encoding="utf-8").splitlines()[-60:]  # (training used the first rows)
         mixed += [{**json.loads(line), "risky": risky} for line in lines]
     write_text(OUT / "mixed.jsonl", "".join(json.dumps(r) + "\n" for r in mixed))
-    for trait in ("machiavellianism", "conscientiousness"):
+    for trait in MIXED_READ:
         do("screen", "--data", OUT / "mixed.jsonl", "--vector", vectors / f"{trait}.safetensors", "--labels", "risky",
            "--max-new-tokens", 48, "--json", OUT / f"screen-mixed-{trait}.json")  # fmt: skip
 
@@ -133,7 +133,7 @@ def poles(full: dict[str, Any]) -> list[list[str]]:
     rows = []
     for trait in full["traits"]:
         for pole in ("high", "low"):
-            if trait in THREE_SEEDS:
+            if trait in THREE_SEEDS and (OUT / f"audit-{trait}" / "audit.json").is_file():
                 found = read_json(OUT / f"audit-{trait}" / "audit.json")
                 x = found["groups"][f"{trait}-{pole}"]["traits"][trait]
                 p, s = x["preference_shift"], x["score_shift"]
@@ -200,9 +200,33 @@ def replication(found: dict[str, Any], traits: list[str]) -> list[list[str]]:
     return rows
 
 
-def page(full: dict[str, Any], rows: int, limit: int) -> None:
+def narrow_section(traits: list[str]) -> list[str]:
     narrow = read_json(OUT / "audit-narrow" / "audit.json")
-    traits = list(full["traits"])
+    text = [
+        "Shift of preference in points / of own answers in pole gaps, mean of three seeds, and the verdict.",
+        "",
+        *matrix(narrow),
+        f"Rule: {narrow['rule']}",
+        "",
+        *[f"- {s}" for s in narrow["sentences"]],
+        "",
+        "Perplexity over base: "
+        + ", ".join(f"{name} {number(m['perplexity_ratio'])}" for name, m in narrow["tuned"].items())
+        + ".",
+        "",
+        "Direction of shift against the published table (docs/notes.md: a 7B model, upstream scoring, single runs):",
+        "",
+        *table(["data", "same sign", "which", "same sign among those that count as shifted"],
+               replication(narrow, traits)),
+        "Activation shift against behavioural shift over fine-tunings x traits: "
+        + "; ".join(
+            f"{k} {with_interval(v['spearman'], v['spearman_ci'])} (n {v['n']})" for k, v in narrow["agreement"].items()
+        )
+        + ".",
+        "",
+    ]  # fmt: skip
+    if not (OUT / "forecast.json").is_file():
+        return text
     predicted = read_json(OUT / "forecast.json")
     groups = list(predicted)
     a = np.array([[predicted[g][t] for t in traits] for g in groups])
@@ -211,14 +235,67 @@ def page(full: dict[str, Any], rows: int, limit: int) -> None:
         for k in ("preference_shift", "projection")
     )
     to_behaviour, to_activation = matrix_agreement(a, behaviour), matrix_agreement(a, activation)
+    rows = [[g, *(f"{x:+.2f}" for x in row)] for g, row in zip(groups, a, strict=True)]
+    return [
+        *text,
+        f"Screening forecast (mean projection difference of {SCREENED} rows, pole gaps):",
+        "",
+        *table(["data", *traits], rows),
+        f"Against the measured shifts, {len(groups)} data sets x {len(traits)} traits: rank correlation with preference "
+        f"{with_interval(to_behaviour['spearman'], to_behaviour['spearman_ci'])}, with the own answers' shift "
+        f"{with_interval(to_activation['spearman'], to_activation['spearman_ci'])}, n {to_behaviour['n']} pairs.",
+        "",
+    ]
+
+
+def screen_section() -> list[str]:
+    found = [(OUT / "screen-labelled.json", "openness, high against low, test items")]
+    found += [(OUT / f"screen-mixed-{t}.json", "60 risky financial, 60 good medical") for t in MIXED_READ]
+    return table(
+        ["data", "vector", "rows", "AUC, projection difference [95%]", "raw projection", "prompt-last",
+         "true positives at 1% false"], [screened(path, what) for path, what in found if path.is_file()],
+    )  # fmt: skip
+
+
+def prevention_section() -> list[str]:
+    found = read_json(OUT / "prevent" / "prevention.json")
+    return [
+        f"Task: {found['task']['rows']} answers of the high pole of openness (so the task is itself the trait: the "
+        f"hardest case), {found['task']['held_out']} held out; dose {found['dose']:g} at layer {found['layer']}; base "
+        f"task loss {found['base']['loss']:.3f}.",
+        "",
+        *table(["method", "shift, points [95% over seeds]", "sd", "prevented", "written", "task loss", "of plain",
+                "learnt", "perplexity of base"], prevention(found)),
+        found["finding"],
+        "",
+    ]  # fmt: skip
+
+
+def third_section(limit: int) -> list[str]:
     third = read_json(OUT / "third-party.json")
-    prevented = read_json(OUT / "prevent" / "prevention.json")
-    agreement = narrow["agreement"]
+    return [
+        f"Third-party openness items ({limit} of them, none used for anything else here):",
+        "",
+        *table(["adapter", "n", "score, %", "preference, %"],
+               [[r["condition"]["name"], str(t["n"]), with_interval(t["score"], t["score_ci"], 0),
+                 with_interval(t["preference"], t["preference_ci"], 1, 100)]
+                for r in third["runs"] for t in r["traits"].values()]),
+    ]  # fmt: skip
+
+
+def page(full: dict[str, Any], rows: int, limit: int) -> None:
+    """The page of whatever was measured."""
+
+    def section(path: str, title: str, make: Any) -> list[str]:
+        body = make() if (OUT / path).exists() else ["Not measured yet.", ""]
+        return [f"## {title}", "", *body]
+
     text = [
         "# Fine-tuning: what it does to the persona, screened, audited, prevented",
         "",
-        f"SmolLM2-135M-Instruct, bfloat16. Made by `make results-tuning DATA=folder`. Budget: {rows} rows, 2 epochs,",
-        "rank 16 a narrow fine-tuning, 3 seeds each; the matrix rests on 14 items and 4 questions a trait.",
+        "SmolLM2-135M-Instruct, bfloat16. Made by `make results-tuning DATA=folder`. Budget: "
+        f"{rows} rows, {EPOCHS} epochs, rank",
+        "16 a narrow fine-tuning, 3 seeds each; the matrix rests on 14 items and 4 questions a trait.",
         "",
         "## Tuning to each pole, on our held-out items",
         "",
@@ -226,51 +303,11 @@ def page(full: dict[str, Any], rows: int, limit: int) -> None:
         "",
         *table(["trait", "pole", "seeds", "score, points", "preference [95%]", "sd of seeds", "own answers", "verdict"],
                poles(full)),
-        f"Third-party openness items ({limit} of them, none used for anything else here):",
-        "",
-        *table(["adapter", "n", "score, %", "preference, %"],
-               [[r["condition"]["name"], str(t["n"]), with_interval(t["score"], t["score_ci"], 0),
-                 with_interval(t["preference"], t["preference_ci"], 1, 100)]
-                for r in third["runs"] for t in r["traits"].values()]),
-        "## Narrow data against a benign control",
-        "",
-        "Shift of preference in points / of own answers in pole gaps, mean of three seeds, and the verdict.",
-        "",
-        *matrix(narrow),
-        f"Rule: {narrow['rule']}",
-        "",
-        *[f"- {s}" for s in narrow["sentences"]],
-        "",
-        "Direction of shift against the published table (Qwen2.5-7B-Instruct, upstream scoring; single runs):",
-        "",
-        *table(["data", "same sign", "which", "same sign among those that count as shifted"],
-               replication(narrow, traits)),
-        "Activation shift against behavioural shift over adapters x traits: "
-        + "; ".join(f"{k} {with_interval(v['spearman'], v['spearman_ci'])} (n {v['n']})" for k, v in agreement.items())
-        + ".",
-        "",
-        "## Screening",
-        "",
-        *table(["data", "vector", "rows", "AUC, projection difference [95%]", "raw projection", "prompt-last",
-                "true positives at 1% false"],
-               [screened(OUT / "screen-labelled.json", "openness, high against low, test items"),
-                *(screened(OUT / f"screen-mixed-{t}.json", "60 risky financial, 60 good medical")
-                  for t in ("machiavellianism", "conscientiousness"))]),
-        f"Forecast (mean projection difference of {SCREENED} rows) against measured shift, {len(groups)} data sets x "
-        f"{len(traits)} traits: rank correlation with the preference shift "
-        f"{with_interval(to_behaviour['spearman'], to_behaviour['spearman_ci'])}, with the own answers' shift "
-        f"{with_interval(to_activation['spearman'], to_activation['spearman_ci'])}, n {to_behaviour['n']} pairs.",
-        "",
-        "## Prevention",
-        "",
-        f"Task: {prevented['task']['rows']} answers of the high pole of openness (so the task is itself the trait: the "
-        f"hardest case), {prevented['task']['held_out']} held out; dose {prevented['dose']:g} at layer "
-        f"{prevented['layer']}; base task loss {prevented['base']['loss']:.3f}.",
-        "",
-        *table(["method", "shift, points [95% over seeds]", "sd", "prevented", "written", "task loss", "of plain",
-                "learnt", "perplexity of base"], prevention(prevented)),
-        prevented["finding"],
-        "",
+        *(third_section(limit) if (OUT / "third-party.json").exists() else []),
+        *section("audit-narrow/audit.json", "Narrow data against a benign control",
+                 lambda: narrow_section(list(full["traits"]))),
+        *section("screen-labelled.json", "Screening", screen_section),
+        *section("prevent/prevention.json", "Prevention", prevention_section),
     ]  # fmt: skip
     write_text(PAGE, "\n".join(text))
     print(f"wrote {PAGE}")
@@ -286,12 +323,14 @@ def main() -> None:
     given = parser.parse_args()
     full, vectors = read_results(given.run), Path(given.run) / "vectors"
     if not given.page_only:
-        train(given.data, given.rows)
-        audit(vectors)
-        screen(given.data, vectors)
+        train_narrow(given.data, given.rows)
+        audit_narrow(vectors)
         forecast(given.data, vectors, list(full["traits"]))
         prevent(given.data, vectors)
+        screen(given.data, vectors)
+        train_poles()
         third_party(given.data, given.third_party)
+        audit_poles(vectors)
     page(full, given.rows, given.third_party)
 
 
