@@ -241,7 +241,7 @@ def narrow_section(traits: list[str]) -> list[str]:
         f"Screening forecast (mean projection difference of {SCREENED} rows, pole gaps):",
         "",
         *table(["data", *traits], rows),
-        f"Against the measured shifts, {len(groups)} data sets x {len(traits)} traits: rank correlation with preference "
+        f"Against measured shifts, {len(groups)} data sets x {len(traits)} traits: rank correlation with preference "
         f"{with_interval(to_behaviour['spearman'], to_behaviour['spearman_ci'])}, with the own answers' shift "
         f"{with_interval(to_activation['spearman'], to_activation['spearman_ci'])}, n {to_behaviour['n']} pairs.",
         "",
