@@ -50,7 +50,7 @@ BAD = {
     "missing run": (["report", "no-run"], "no such run folder"),
     "unfinished run": (["report", "{tmp}"], "holds no results.json"),
     "missing study": (["run", "no.yaml"], "no such study file"),
-    "finetune on nothing": (["finetune", "--out", "{tmp}/a"], "one of the two"),
+    "finetune on nothing": (["finetune", "--out", "{tmp}/a"], "nothing to train on"),
     "missing data": (["finetune", "--data", "no.jsonl", "--out", "{tmp}/a"], "no such data file"),
     "json into nowhere": (["evaluate", "--trait", "openness", "--json", "/proc/x/y.json"], "not a writable folder"),
     "template without fields": (["evaluate", "--template", "{text}"], "is missing"),
