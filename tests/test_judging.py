@@ -252,7 +252,7 @@ def test_a_local_judge_scores_by_its_numbers_and_says_why_it_does_not():
     seen = []
     found = sure.judge([plain, plain], seen.append)
     row = number_probabilities(sure._load(), [_rendered(sure._load(), plain.prompt)])[0]
-    assert found[0] == found[1]
+    assert found[0].score == pytest.approx(found[1].score)  # (a row's place in a batch may round it otherwise)
     assert found[0].score == pytest.approx(float(row @ np.arange(101) / row.sum()))
     assert found[0].mass == pytest.approx(float(row.sum()))
     assert sum(seen) == 2
@@ -261,7 +261,7 @@ def test_a_local_judge_scores_by_its_numbers_and_says_why_it_does_not():
     assert vague.mass < LEAST_MASS
     long = sure.judge([JudgeRequest("coherence-v1", "", "Q", "A", "long " * 200), plain])
     assert "beyond the judge's 512" in long[0].unscored
-    assert long[1] == found[0]
+    assert long[1].score == pytest.approx(found[0].score)
 
 
 def _rendered(subject, prompt):
