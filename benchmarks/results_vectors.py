@@ -30,7 +30,7 @@ def quality(traits: dict[str, Any]) -> list[list[str]]:
         q, c = at_layer(t), t["vector"]["controls"]
         other = c["transfer"]
         rows.append([
-            name, str(q["layer"]), f"{q['auc']:.3f} {span(q['auc_ci'])}", f"{q['p_family']:.3g}",
+            name, str(q["layer"]), f"{q['auc']:.3f} {span(q['auc_ci'])}", f"{q['p_family']:.3f}",
             f"{q['separation']:.1f} {span(q['separation_ci'], 1)}", q["band"],
             number(c["shuffled_auc"]), span(c["random_auc"]), number(c["lexical_auc"]), number(c["length_auc"]),
             f"{other['auc']:.3f} {span(other['auc_ci'])} ({other['n_groups']})" if other else "none",
@@ -144,7 +144,7 @@ def claims(results: dict[str, Any], transfer: dict[str, Any] | None) -> list[lis
     rank = [r for r in rank if r is not None]
     slopes = [k for k, t in traits.items() if t["dose_response"]["slope_ci"][0] > 0]
     ratio = {
-        k: 100 * t["controls"]["random_preference_movement"] / max(1e-9, abs(t["dose_response"]["slope"] * 0.2))
+        k: 100 * 100 * t["controls"]["random_preference_movement"] / max(1e-9, abs(t["dose_response"]["slope"] * 0.2))
         for k, t in traits.items()
         if t["controls"]["random_preference_movement"] is not None
     }
@@ -180,7 +180,9 @@ def claims(results: dict[str, Any], transfer: dict[str, Any] | None) -> list[lis
          said(len(beyond), len(others)), ", ".join(beyond) or "none"],
         ["Layer profile: best read in the middle, layers differ", "see the bands",
          "best-read layers " + ", ".join(f"{k} {v}" for k, v in best.items())],
-        ["A layer that is read well steers well", "open" if not rank else "refuted" if np.mean(rank) < 0 else "mixed",
+        ["A layer that is read well steers well (interval of the rank correlation over swept layers above 0)",
+         said(sum(t["vector"]["read_against_steer"]["spearman_ci"][0] > 0 for t in traits.values()
+                  if t["vector"]["read_against_steer"]["spearman"] is not None), len(rank)),
          f"rank correlation over layers, mean of {len(rank)} traits {np.mean(rank):+.2f} (range {min(rank):+.2f} to "
          f"{max(rank):+.2f}); layers of largest effect: " + ", ".join(f"{k} {v}" for k, v in effect.items())],
         ["Controllability: preference follows the dose (slope's interval above 0)", said(len(slopes), n),

@@ -14,8 +14,8 @@ def matrix_agreement(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int 
     """Spearman's rank correlation over the cells that both matrices have.
 
     Cells of one row (a model) or one column (a trait) are not independent: the interval resamples rows and columns,
-    each with replacement (the pigeonhole bootstrap, Owen 2007), which is wider than resampling cells. With one row
-    or one column only the other is resampled.
+    each with replacement (the pigeonhole bootstrap, Owen 2007), which is wider than resampling cells. Where there are
+    fewer than three rows (or columns), such as two poles, these are kept and only the others are resampled.
 
     Args:
         a, b: float [rows, columns], NaN where there is no measurement.
@@ -31,7 +31,7 @@ def matrix_agreement(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int 
     rng = np.random.default_rng(seed)
     resampled = []
     for _ in range(draws):
-        rows, columns = (rng.integers(0, size, size) if size > 1 else np.zeros(1, dtype=int) for size in a.shape)
+        rows, columns = (rng.integers(0, size, size) if size > 2 else np.arange(size) for size in a.shape)
         drawn = _spearman(a[np.ix_(rows, columns)], b[np.ix_(rows, columns)])[0]
         if drawn is not None:
             resampled.append(drawn)
