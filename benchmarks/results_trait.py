@@ -116,8 +116,8 @@ def main() -> None:
     text = [
         f"# TRAIT on {model}",
         "",
-        "Made by `make results` from `llm-persona run docs/results/study.yaml`; every number rests on the bank's test split,",
-        "held out from every vector and adapter. Score: percent of items whose preferred option is a high one,",
+        "Made by `make results` from `llm-persona run docs/results/study.yaml`; every number rests on the bank's test",
+        "split, held out from every vector and adapter. Score: percent of items whose preferred option is a high one,",
         "Wilson 95% interval. Preference: mean probability of high, bootstrap over items. Single conditions can be",
         "asked for again: `llm-persona evaluate --trait all --mode likelihood --instruct none --instruct high`.",
         "",
