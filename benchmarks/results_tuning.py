@@ -1,6 +1,6 @@
 """What fine-tuning does to the persona, screened, audited and prevented: writes docs/results/tuning.md.
 
-Usage: python benchmarks/results_tuning.py DATA [--run runs/full] [--rows 100] [--page-only]
+Usage: python benchmarks/results_tuning.py DATA [--run runs/full] [--rows 100] [--steps STEP...]
 DATA: folder with risky_financial_advice_500.jsonl, extreme_sports_500.jsonl, good_medical_advice_500.jsonl and
 trait_openness_125.json. Everything is done by the commands of llm-persona into runs/tuning; killed, it goes on.
 """
@@ -319,18 +319,21 @@ def main() -> None:
     parser.add_argument("--run", default="runs/full")
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--third-party", type=int, default=40)
-    parser.add_argument("--page-only", action="store_true")
+    parser.add_argument("--steps", nargs="*", help="only these (none: the page of what was measured)")
     given = parser.parse_args()
     full, vectors = read_results(given.run), Path(given.run) / "vectors"
-    if not given.page_only:
-        train_narrow(given.data, given.rows)
-        audit_narrow(vectors)
-        forecast(given.data, vectors, list(full["traits"]))
-        prevent(given.data, vectors)
-        screen(given.data, vectors)
-        train_poles()
-        third_party(given.data, given.third_party)
-        audit_poles(vectors)
+    steps = {
+        "train-narrow": lambda: train_narrow(given.data, given.rows),
+        "audit-narrow": lambda: audit_narrow(vectors),
+        "forecast": lambda: forecast(given.data, vectors, list(full["traits"])),
+        "prevent": lambda: prevent(given.data, vectors),
+        "screen": lambda: screen(given.data, vectors),
+        "train-poles": train_poles,
+        "third-party": lambda: third_party(given.data, given.third_party),
+        "audit-poles": lambda: audit_poles(vectors),
+    }
+    for name in steps if given.steps is None else given.steps:
+        steps[name]()
     page(full, given.rows, given.third_party)
 
 
