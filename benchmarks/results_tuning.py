@@ -191,6 +191,8 @@ def replication(found: dict[str, Any], traits: list[str]) -> list[list[str]]:
              "P": "psychopathy", "M": "machiavellianism", "Na": "narcissism"}  # fmt: skip
     rows = []
     for name, signs in PUBLISHED.items():
+        if name not in found["groups"]:
+            continue
         expected = {order[s.split()[0]]: s.split()[1] for s in signs.split(", ")}
         group = found["groups"][name]["traits"]
         same = [t for t in traits if (group[t]["preference_shift"]["mean"] > 0) == (expected[t] == "+")]
