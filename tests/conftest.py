@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["judges"]
+
 torch.set_num_threads(int(os.environ.get("LLM_PERSONA_TEST_THREADS", "2")))
 
 TEMPLATE = (
