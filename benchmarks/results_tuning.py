@@ -21,6 +21,7 @@ from llm_persona.analysis.vectors import projections
 from llm_persona.domain.responses import Response
 from llm_persona.domain.store import read_json, write_json, write_text
 from llm_persona.interfaces.cli.main import run as command
+from llm_persona.studies.prevention import LEARNT_WITHIN
 from llm_persona.studies.report import read_results
 from llm_persona.training.data import from_chat
 
@@ -206,6 +207,7 @@ def narrow_section(traits: list[str]) -> list[str]:
     narrow = read_json(OUT / "audit-narrow" / "audit.json")
     text = [
         "Shift of preference in points / of own answers in pole gaps, mean of three seeds, and the verdict.",
+        "Not measured yet: " + (", ".join(n for n in NARROW if n not in narrow["groups"]) or "nothing") + ".",
         "",
         *matrix(narrow),
         f"Rule: {narrow['rule']}",
@@ -228,7 +230,7 @@ def narrow_section(traits: list[str]) -> list[str]:
         "",
     ]  # fmt: skip
     if not (OUT / "forecast.json").is_file():
-        return text
+        return [*text, "The screening forecast against these shifts: not measured yet.", ""]
     predicted = read_json(OUT / "forecast.json")
     groups = list(predicted)
     a = np.array([[predicted[g][t] for t in traits] for g in groups])
@@ -270,7 +272,19 @@ def prevention_section() -> list[str]:
                 "learnt", "perplexity of base"], prevention(found)),
         found["finding"],
         "",
+        "By the loss alone (within 10% of plain training's), these halve the shift: "
+        + (", ".join(halved_by_loss(found)) or "none")
+        + ".",
+        "",
     ]  # fmt: skip
+
+
+def halved_by_loss(found: dict[str, Any]) -> list[str]:
+    return [
+        name
+        for name, r in found["methods"].items()
+        if name != "plain" and (r["prevented"] or 0) >= 0.5 and (r["task_loss_ratio"] or 9) <= LEARNT_WITHIN
+    ]
 
 
 def third_section(limit: int) -> list[str]:

@@ -161,17 +161,21 @@ def test_author_and_reader_are_what_the_two_models_read(audited, tuned_tiny):
     questions = [q.text for q in trait.questions_of("test")[:3]]
     adapter = tuned(str(tuned_tiny / "high" / "seed-0"))
     own = [a.text for a in lp.generate(subject, questions, max_new_tokens=6)]
+    with subject.under(adapter):
+        written = [a.text for a in lp.generate(subject, questions, max_new_tokens=6)]
+    both = [n for n in range(3) if own[n] and written[n]]
 
     def read(texts):
-        rows = [Response(q, t, "neutral", str(n)) for n, (q, t) in enumerate(zip(questions, texts, strict=True)) if t]
+        rows = [Response(questions[n], texts[n], "neutral", str(n)) for n in both]
         return float((lp.record(subject, rows).values[:, layer] @ vector.unit(layer)).mean())
 
-    start = read(own)
+    start, author = read(own), read(written)
     with subject.under(adapter):
-        read_by_tuned = read(own)
+        reader = read(own)
     found = audited["traits"]["openness"]["tuned"]["high/seed-0"]["projection"]
-    if found["n"] == 3:  # no tuned answer was empty
-        assert found["reader"] == pytest.approx(read_by_tuned - start, abs=1e-4)
+    assert found["n"] == len(both) > 0
+    assert found["reader"] == pytest.approx(reader - start, abs=1e-4)
+    assert found["author"] == pytest.approx(author - start, abs=1e-4)
 
 
 def test_a_model_that_did_not_change_shows_no_shift_and_the_same_vector(audited):
