@@ -222,12 +222,13 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         for p, s in transfer["tuned"].items()
     ]  # fmt: skip
     return [
-        "## Third-party openness items (they decided nothing)",
+        "## Third-party openness items (nothing was fitted or trained on them)",
         "",
         f"{transfer['n']} items, vector and adapters from our items alone, layer {transfer['layer']}: AUC "
         f"{transfer['auc']:.3f} {span(transfer['auc_ci'], 3)}, bag of words {transfer['lexical_auc']:.3f}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
+        "The rule for the layer was last changed after figures of two layers on these items were known (docs/notes.md).",
         "",
         *table(["condition", "score, %", "shift of score [95%]", "shift of preference, points [95%]"], rows),
     ]

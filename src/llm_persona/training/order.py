@@ -1,7 +1,7 @@
 """In which order prompts are trained on: steps of similar length, the same in every run and after every resume.
 
-Not the library's LengthGroupedSampler: its order comes from a generator that a resumed run has to replay from the start,
-so a training killed in its second epoch would go on in another order. Here it follows from seed and epoch alone.
+Not the library's LengthGroupedSampler: its order comes from a generator that a resumed run has to replay from the
+start, so a training killed in its second epoch would go on in another order. Here it follows from seed and epoch alone.
 """
 
 from __future__ import annotations
