@@ -228,7 +228,7 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         f"{transfer['auc']:.3f} {span(transfer['auc_ci'], 3)}, bag of words {transfer['lexical_auc']:.3f}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
-        "The rule for the layer was last changed after figures of two layers on these items were known (docs/notes.md).",
+        "The layer rule was last changed when figures of two layers on these items were known (docs/notes.md).",
         "",
         *table(["condition", "score, %", "shift of score [95%]", "shift of preference, points [95%]"], rows),
     ]
