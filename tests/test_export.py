@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import steering_vectors
 import torch
 from conftest import make_subject, make_tokenizer, tiny_config
 from test_subject_tiny import random_vector
@@ -56,10 +57,9 @@ def test_the_published_layout_has_the_embeddings_first(saved, tmp_path):
 
 
 def test_steering_vectors_steers_as_we_do(saved, tmp_path):
-    library = pytest.importorskip("steering_vectors")
     path, vector = saved
     assert run(["vectors", "export", str(path), "--to", "steering-vectors", "--out", str(tmp_path / "s.pt")]) == 0
-    theirs = library.SteeringVector(**torch.load(tmp_path / "s.pt", weights_only=True))
+    theirs = steering_vectors.SteeringVector(**torch.load(tmp_path / "s.pt", weights_only=True))
     subject = make_subject()
     ids = torch.tensor([[5, 9, 11]])
     with torch.no_grad(), theirs.apply(subject.model, multiplier=1.5):
@@ -69,8 +69,17 @@ def test_steering_vectors_steers_as_we_do(saved, tmp_path):
     torch.testing.assert_close(found, own)
 
 
+def test_the_json_for_vllm_lens_names_layer_and_scale(saved, tmp_path):
+    assert run(["vectors", "export", str(saved[0]), "--to", "vllm-lens", "--out", str(tmp_path / "v.json")]) == 0
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert (found["layer_indices"], found["scale"]) == ([2], 0.7)
+    assert found["activations"]
+
+
 def test_vllm_lens_reads_its_json(saved, tmp_path):
-    types = pytest.importorskip("vllm_lens._helpers.types")
+    types = pytest.importorskip(
+        "vllm_lens._helpers.types", reason="not in the lock: pip install --no-deps --ignore-requires-python vllm-lens"
+    )
     path, vector = saved
     assert run(["vectors", "export", str(path), "--to", "vllm-lens", "--out", str(tmp_path / "v.json")]) == 0
     found = types.SteeringVector.model_validate_json((tmp_path / "v.json").read_text())

@@ -152,7 +152,6 @@ def message(text, stop="end_turn"):
 
 
 def test_a_judge_at_anthropic_is_read_from_its_text(monkeypatch):
-    pytest.importorskip("anthropic")
     with pytest.raises(UserError, match="needs ANTHROPIC_API_KEY"):
         verdicts(anthropic_judge("m", "http://127.0.0.1:9"), asked(1))
     monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
