@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 CONFIDENCE = 0.95
+BLOCK = 2**18
+"""Numbers of a resampling matrix that are in memory at once: thousands of items must not cost hundreds of MB."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,24 @@ def bootstrap_weights(n: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 
+def resampled_means(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Mean of each bootstrap resample of `values` [n]: float64 [draws], in memory bounded whatever n is.
+
+    The resamples are those of `bootstrap_weights` with the same seed: one generator goes through all blocks.
+    """
+    n = len(values)
+    generator, even = np.random.default_rng(seed), np.full(n, 1 / n)
+    parts = [generator.multinomial(n, even, size=k).astype(np.float64) @ values / n for k in _blocks(draws, n)]
+    return np.concatenate(parts)
+
+
+def _blocks(count: int, width: int) -> Iterator[int]:
+    """`count` rows of `width` numbers in blocks of at most `BLOCK` numbers (at least one row)."""
+    step = max(1, BLOCK // width)
+    for start in range(0, count, step):
+        yield min(step, count - start)
+
+
 def percentile_interval(draws: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Central interval of bootstrap draws (NaN draws left out)."""
     tail = (1 - confidence) / 2 * 100
@@ -67,7 +87,7 @@ def mean_estimate(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Estim
     mean = float(values.mean())
     if n < 2:
         return Estimate(mean, None, None, n)
-    low, high = widened(percentile_interval(bootstrap_weights(n, draws, seed) @ values / n), mean, n)
+    low, high = widened(percentile_interval(resampled_means(values, draws, seed)), mean, n)
     return Estimate(mean, low, high, n)
 
 
@@ -110,7 +130,9 @@ def paired_p_value(differences: np.ndarray, permutations: int = 10_000, seed: in
         codes = np.arange(2**n)[:, None] >> np.arange(n) & 1
         null = np.abs((codes * 2.0 - 1.0) @ differences) / n
         return float((null >= observed - slack).mean())
-    null = np.abs(sign_flips(n, permutations, seed) @ differences) / n
+    generator, signs = np.random.default_rng(seed), np.array([-1.0, 1.0])
+    blocks = [generator.choice(signs, size=(k, n)) @ differences for k in _blocks(permutations, n)]
+    null = np.abs(np.concatenate(blocks)) / n
     return float((1 + (null >= observed - slack).sum()) / (permutations + 1))
 
 

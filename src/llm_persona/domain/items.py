@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, overload
 
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.store import digest
+from llm_persona.domain.store import digest, digest_of_list
 
 Split = Literal["fit", "select", "test"]
 SPLITS: tuple[Split, ...] = ("fit", "select", "test")
@@ -101,7 +101,7 @@ class Items(Sequence[Item]):
     @property
     def digest(self) -> str:
         """Digest of everything in the items, in order."""
-        return digest(list(self._items))
+        return digest_of_list(self._items)
 
     @property
     def ids(self) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -39,8 +39,20 @@ def canonical(value: Any) -> Any:
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
-    text = json.dumps(canonical(value), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_compact(value)).hexdigest()
+
+
+def digest_of_list(values: Iterable[Any]) -> str:
+    """`digest(list(values))` with one element in memory at a time."""
+    found = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        found.update((b"," if number else b"") + _compact(value))
+    found.update(b"]")
+    return found.hexdigest()
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(canonical(value), sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
 
 
 def file_digest(path: Path) -> str:
