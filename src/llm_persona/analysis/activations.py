@@ -11,6 +11,9 @@ import numpy as np
 
 from llm_persona.domain.errors import UserError
 
+BLOCK = 256
+"""Rows that are worked on at once: temporary copies must not grow with the number of rows."""
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -31,9 +34,11 @@ class Activations:
         unknown = sorted({str(p) for p in self.poles} - {"high", "low", "neutral"})
         if unknown:
             raise UserError(f"activations: pole {unknown[0]!r}; use high, low or neutral")
-        if not np.isfinite(values).all():
-            bad = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
-            raise UserError(f"activations: row {bad} holds NaN or infinity; try --dtype float32")
+        for start in range(0, len(values), BLOCK):
+            finite = np.isfinite(values[start : start + BLOCK]).all(axis=(1, 2))
+            if not finite.all():
+                bad = start + int(np.flatnonzero(~finite)[0])
+                raise UserError(f"activations: row {bad} holds NaN or infinity; try --dtype float32")
 
     def __len__(self) -> int:
         return len(self.values)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_persona.analysis.activations import Activations
+from llm_persona.analysis.activations import BLOCK, Activations
 from llm_persona.domain.errors import IncompatibleVector, UserError
 
 FORMAT = "llm-persona.vector.1"
@@ -154,9 +154,13 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
     low = np.array([p == "low" for p in acts.poles], dtype=bool)
     if not high.any() or not low.any():
         raise UserError(f"fit: {int(high.sum())} high and {int(low.sum())} low rows; both poles are needed")
-    values = np.asarray(acts.values, dtype=np.float64)
-    directions = values[high].mean(axis=0) - values[low].mean(axis=0)
-    reference = np.linalg.norm(values, axis=2).mean(axis=0)
+    directions = np.empty(acts.values.shape[1:])
+    norms = np.empty(acts.values.shape[:2])
+    for layer in range(acts.n_layers):  # float64 copies of one layer at a time
+        values = np.asarray(acts.values[:, layer], dtype=np.float64)
+        directions[layer] = values[high].mean(axis=0) - values[low].mean(axis=0)
+        norms[:, layer] = np.linalg.norm(values, axis=1)
+    reference = norms.mean(axis=0)
     return PersonaVector(directions.astype(np.float32), reference.astype(np.float32), dict(meta or {}))
 
 
@@ -178,7 +182,11 @@ def increments(vector: PersonaVector, first: int = 0) -> PersonaVector:
 def projections(values: np.ndarray, vector: PersonaVector) -> np.ndarray:
     """Projection of each row on each layer's unit direction: float64 [n, layers] from [n, layers, hidden]."""
     units = np.stack([vector.unit(layer) for layer in range(vector.n_layers)])
-    return np.einsum("nlh,lh->nl", np.asarray(values, dtype=np.float64), units)
+    found = np.empty(values.shape[:2])
+    for start in range(0, len(values), BLOCK):
+        part = np.asarray(values[start : start + BLOCK], dtype=np.float64)
+        found[start : start + BLOCK] = np.einsum("nlh,lh->nl", part, units)
+    return found
 
 
 def cosines(a: PersonaVector, b: PersonaVector) -> np.ndarray:

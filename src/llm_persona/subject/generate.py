@@ -12,6 +12,7 @@ import torch
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens, render_prompt
 from llm_persona.subject.load import Subject
+from llm_persona.subject.memory import halving
 from llm_persona.subject.reading import reading
 
 BATCH = 64
@@ -78,23 +79,23 @@ def _(
     order = sorted(range(len(prompts)), key=lambda i: len(rendered[i]))
     answers: dict[int, Answer] = {}
     ends = end_tokens(subject)
+
+    def write(chosen: Sequence[int]) -> None:
+        subject.current_rows = list(chosen)
+        found = _run(subject, [rendered[i] for i in chosen], max_new_tokens, temperature, ends, use_cache)
+        for index, ids in zip(chosen, found, strict=True):
+            stop = next((n for n, token in enumerate(ids) if token in ends), None)
+            own = ids if stop is None else ids[:stop]
+            text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
+            answers[index] = Answer(prompts[index], text, len(own), stop is not None)
+        if progress is not None:
+            progress(len(chosen))
+
     try:
         with torch.random.fork_rng(devices=[subject.device] if subject.device.type == "cuda" else []):
             torch.manual_seed(seed)
             for first in range(0, len(order), BATCH):
-                chosen = order[first : first + BATCH]
-                subject.current_rows = chosen
-                for index, ids in zip(
-                    chosen,
-                    _run(subject, [rendered[i] for i in chosen], max_new_tokens, temperature, ends, use_cache),
-                    strict=True,
-                ):
-                    stop = next((n for n, token in enumerate(ids) if token in ends), None)
-                    own = ids if stop is None else ids[:stop]
-                    text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
-                    answers[index] = Answer(prompts[index], text, len(own), stop is not None)
-                if progress is not None:
-                    progress(len(chosen))
+                halving(write, order[first : first + BATCH], "prompts")
     finally:
         subject.current_rows = None
     return [answers[i] for i in range(len(prompts))]

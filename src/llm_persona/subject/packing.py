@@ -8,7 +8,7 @@ position ids; a probe at load proves that it does, and otherwise each branch get
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
+from llm_persona.subject.memory import halving
 
 TOKEN_BUDGET = 2048
 """Padded tokens in one batch on a CPU; larger batches gain less than 5% there."""
@@ -176,18 +177,31 @@ def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.
     )
 
 
-def plan(subject: Subject, rows: Sequence[Row], budget: int = TOKEN_BUDGET) -> Iterator[Packed]:
-    """Packed batches that cover all rows once, each row's prompt shared with its siblings."""
-    yield from plan_rendered(subject, render_rows(subject, rows), [(row.system, row.prompt) for row in rows], budget)
+def in_batches(
+    subject: Subject, rows: Sequence[Row], work: Callable[[Packed], None], budget: int = TOKEN_BUDGET
+) -> None:
+    """Do `work` on packed batches that cover all rows once, each row's prompt shared with its siblings.
+
+    A batch that does not fit in memory is halved, so `work` must keep what it made only at its end.
+    """
+    in_batches_rendered(subject, render_rows(subject, rows), [(row.system, row.prompt) for row in rows], work, budget)
 
 
-def plan_rendered(
-    subject: Subject, rendered: Sequence[Rendered], keys: Sequence[object], budget: int = TOKEN_BUDGET
-) -> Iterator[Packed]:
+def in_batches_rendered(
+    subject: Subject,
+    rendered: Sequence[Rendered],
+    keys: Sequence[object],
+    work: Callable[[Packed], None],
+    budget: int = TOKEN_BUDGET,
+) -> None:
     """The same for rows rendered already; rows with equal keys may share what they begin with."""
     share = may_share(subject, rendered)
+
+    def packed_work(trees: Sequence[Tree]) -> None:
+        work(pack(trees, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share))
+
     for batch in batches(grow(rendered, keys, share), budget):
-        yield pack(batch, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share)
+        halving(packed_work, batch, "sequences")
 
 
 def may_share(subject: Subject, rendered: Sequence[Rendered]) -> bool:

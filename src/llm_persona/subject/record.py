@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +13,14 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Packed, Row, plan
+from llm_persona.subject.memory import room
+from llm_persona.subject.packing import Packed, Row, in_batches
 from llm_persona.subject.reading import reading
 
 Position = Literal["response_mean", "prompt_last", "prompt_mean"]
 POSITIONS: tuple[Position, ...] = ("response_mean", "prompt_last", "prompt_mean")
+RENDERED = 2000
+"""Rows whose tokens are in memory at once."""
 
 
 @torch.no_grad()
@@ -33,7 +36,7 @@ def record(
     tokens; `prompt_last` is the token before the first of them; `prompt_mean` averages over the prompt.
 
     Returns:
-        Activations, `values` float32 [rows, layers, hidden], in the rows' order.
+        Activations, `values` float32 [rows, layers, hidden], in the rows' order; beyond 256 MiB they lie in a file.
 
     Raises:
         UserError: no rows, an unknown position, or a row that cannot be rendered.
@@ -42,13 +45,27 @@ def record(
         raise UserError("nothing to record: no rows were given")
     if position not in POSITIONS:
         raise UserError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
-    values = np.empty((len(rows), subject.n_layers, subject.hidden_size), dtype=np.float32)
-    for packed in plan(subject, [Row(r.prompt, r.text, r.system) for r in rows]):
-        order = [span[1] for span in packed.spans]
-        values[order] = _pooled_forward(subject, packed, _weights(packed, position))
-        if progress is not None:
-            progress(len(order))
+    values = room((len(rows), subject.n_layers, subject.hidden_size))
+    for part in _parts(rows):
+
+        def keep(packed: Packed, first: int = part.start) -> None:
+            pooled = _pooled_forward(subject, packed, _weights(packed, position))
+            values[[first + span[1] for span in packed.spans]] = pooled
+            if progress is not None:
+                progress(len(packed.spans))
+
+        in_batches(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], keep)
     return Activations(values, [r.pole for r in rows], [r.group for r in rows])
+
+
+def _parts(rows: Sequence[Response]) -> Iterator[slice]:
+    """Consecutive parts of about `RENDERED` rows, cut between prompts, so that siblings still share theirs."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        ends = stop == len(rows) or rows[stop].prompt != rows[stop - 1].prompt
+        if ends and (stop - start >= RENDERED or stop == len(rows)):
+            yield slice(start, stop)
+            start = stop
 
 
 def _weights(packed: Packed, position: Position) -> torch.Tensor:

@@ -13,7 +13,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
 from llm_persona.subject.logits import logits_at
-from llm_persona.subject.packing import Row, plan, plan_rendered
+from llm_persona.subject.packing import Packed, Row, in_batches, in_batches_rendered
 from llm_persona.subject.reading import reading
 
 
@@ -33,7 +33,8 @@ def response_logprobs(
 @torch.no_grad()
 def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> list[np.ndarray]:
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for packed in plan(subject, rows):
+
+    def score(packed: Packed) -> None:
         lengths = [end - start for _, _, start, end, _ in packed.spans]
         sequences = torch.tensor([s[0] for s, n in zip(packed.spans, lengths, strict=True) for _ in range(n)])
         places = torch.tensor([t for s in packed.spans for t in (s[4], *range(s[2], s[3] - 1))])
@@ -42,11 +43,13 @@ def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | N
         with reading(subject, packed.responses):
             logits = logits_at(subject.model, packed.inputs, sequences, places).float()
         wanted = packed.input_ids[sequences, targets]
-        taken = logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)
-        for span, values in zip(packed.spans, taken.double().cpu().split(lengths), strict=True):
+        taken = (logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)).double().cpu()
+        for span, values in zip(packed.spans, taken.split(lengths), strict=True):
             found[span[1]] = values.numpy()
         if progress is not None:
             progress(len(packed.spans))
+
+    in_batches(subject, rows, score)
     return found
 
 
@@ -68,11 +71,14 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
     found = np.empty((len(prompts), len(tokens)))
     wanted = torch.tensor(list(tokens), device=subject.device)
     rendered = [Rendered(list(p), len(p), len(p)) for p in prompts]
-    for packed in plan_rendered(subject, rendered, [number // 2 for number in range(len(prompts))]):
+
+    def score(packed: Packed) -> None:
         sequences = torch.tensor([span[0] for span in packed.spans], device=subject.device)
         ends = torch.tensor([span[4] for span in packed.spans], device=subject.device)
         with reading(subject, torch.zeros_like(packed.input_ids, dtype=torch.bool)):  # nothing but prompts
             logits = logits_at(subject.model, packed.inputs, sequences, ends)
         chances = logits.float().softmax(dim=1)[:, wanted]
         found[[span[1] for span in packed.spans]] = chances.double().cpu().numpy()
+
+    in_batches_rendered(subject, rendered, [number // 2 for number in range(len(prompts))], score)
     return found

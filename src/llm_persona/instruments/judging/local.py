@@ -10,8 +10,9 @@ the tokenizer has the blank inside the token. All continuations hang on one prom
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from llm_persona.subject.chat import Rendered, render_prompt
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject, identify, load_subject
 from llm_persona.subject.logits import logits_at
-from llm_persona.subject.packing import plan_rendered
+from llm_persona.subject.packing import Packed, in_batches_rendered
 from llm_persona.subject.reading import reading
 
 REPLY_TOKENS = 12
@@ -101,9 +102,7 @@ def number_probabilities(
     for row, prompt in enumerate(prompts):
         next_token: dict[tuple[int, ...], dict[int, float]] = {}
         next_digit: dict[tuple[int, ...], float] = {}
-        for context, chances in _after(subject, prompt, contexts):
-            next_token[context] = {token: float(chances[token]) for token in follow[context]}
-            next_digit[context] = float(chances[digits].sum())
+        _after(subject, prompt, contexts, partial(_note, follow, digits, next_token, next_digit))
         for form in forms:
             chance = math.prod(next_token[form.tokens[:k]][token] for k, token in enumerate(form.tokens))
             found[row, form.value] += chance * max(0.0, 1.0 - next_digit[form.tokens])
@@ -112,19 +111,38 @@ def number_probabilities(
     return found
 
 
+def _note(
+    follow: dict[tuple[int, ...], set[int]],
+    digits: torch.Tensor,
+    next_token: dict[tuple[int, ...], dict[int, float]],
+    next_digit: dict[tuple[int, ...], float],
+    context: tuple[int, ...],
+    chances: torch.Tensor,
+) -> None:
+    """Keep of a context's next-token probabilities what numbers need."""
+    next_token[context] = {token: float(chances[token]) for token in follow[context]}
+    next_digit[context] = float(chances[digits].sum())
+
+
 def _after(
-    subject: Subject, prompt: list[int], contexts: Sequence[tuple[int, ...]]
-) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
-    """(context, float64 probabilities of the next token [vocabulary]) after the prompt and each context."""
+    subject: Subject,
+    prompt: list[int],
+    contexts: Sequence[tuple[int, ...]],
+    take: Callable[[tuple[int, ...], torch.Tensor], None],
+) -> None:
+    """Give `take` each context with the probabilities of the token after it, float64 [vocabulary]."""
     rendered = [Rendered([*prompt, *context], len(prompt), len(prompt) + len(context)) for context in contexts]
-    for packed in plan_rendered(subject, rendered, [0] * len(contexts)):
+
+    def read(packed: Packed) -> None:
         sequences = torch.tensor([span[0] for span in packed.spans], device=subject.device)
         # the last token of each branch: one before the end, or the prompt's own last where nothing follows it
         ends = torch.tensor([span[3] - 1 for span in packed.spans], device=subject.device)
         with reading(subject, packed.responses):
-            logits = logits_at(subject.model, packed.inputs, sequences, ends)
-        for span, row in zip(packed.spans, logits, strict=True):
-            yield contexts[span[1]], row.float().cpu().double().softmax(dim=0)
+            logits = logits_at(subject.model, packed.inputs, sequences, ends).float().cpu().double().softmax(dim=1)
+        for span, chances in zip(packed.spans, logits, strict=True):
+            take(contexts[span[1]], chances)
+
+    in_batches_rendered(subject, rendered, [0] * len(contexts), read)
 
 
 def number_forms(subject: Subject) -> list[_Form]:
