@@ -15,8 +15,8 @@ from llm_persona.domain.errors import UserError
 from llm_persona.subject.smollm2 import cache_folder
 
 T = TypeVar("T")
-IN_MEMORY = 2**28
-"""Bytes up to which recorded values stay in ordinary memory (256 MiB: 3,900 rows of a 135M model)."""
+IN_MEMORY = 2**26
+"""Bytes up to which recorded values stay in ordinary memory (64 MiB: 970 rows of a 135M model)."""
 
 
 def halving(work: Callable[[Sequence[T]], None], batch: Sequence[T], what: str = "rows") -> None:

@@ -36,7 +36,7 @@ def record(
     tokens; `prompt_last` is the token before the first of them; `prompt_mean` averages over the prompt.
 
     Returns:
-        Activations, `values` float32 [rows, layers, hidden], in the rows' order; beyond 256 MiB they lie in a file.
+        Activations, `values` float32 [rows, layers, hidden], in the rows' order; beyond 64 MiB they lie in a file.
 
     Raises:
         UserError: no rows, an unknown position, or a row that cannot be rendered.

@@ -1,0 +1,131 @@
+"""Peak memory of recording, evaluating and screening at 1,000 and at 10,000 rows, each in a process of its own.
+
+Usage: python benchmarks/many_rows.py [--rows 10000] [--only recording evaluating screening]
+A random model of 24 layers and width 512, so that recorded values (49 kB a row) weigh something. Anonymous memory is
+what counts: pages of a file, such as large recordings lie in, can be taken back by the system at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+FEW = 1000
+WORDS = ["we", "went", "along", "that", "old", "road", "until", "evening", "and", "nobody", "asked", "why", "it", "was"]
+
+
+def save_model(folder: Path) -> Path:
+    """A random model whose recordings are about as wide as a small real model's."""
+    import torch
+    from conftest import make_tokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = make_tokenizer(texts=[" ".join(WORDS)])
+    config = AutoConfig.for_model(
+        "llama", hidden_size=512, num_hidden_layers=24, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, vocab_size=len(tokenizer), max_position_embeddings=512,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def text(number: int, length: int) -> str:
+    """A text of its own for every number."""
+    return f"{number} " + " ".join(WORDS[(number * 7 + k) % len(WORDS)] for k in range(length))
+
+
+def recording(model: str, rows: int, _folder: Path) -> None:
+    import llm_persona as lp
+    from llm_persona.domain.responses import Response
+
+    subject = lp.load_subject(model, dtype="float32")
+    given = [Response(text(n // 4, 8), text(n, 6), "high" if n % 4 < 2 else "low", str(n // 4)) for n in range(rows)]
+    lp.fit(lp.record(subject, given))
+
+
+def evaluating(model: str, rows: int, folder: Path) -> None:
+    from llm_persona.interfaces.cli.main import run
+
+    names = ("response_high1", "response_high2", "response_low1", "response_low2")
+    items = [
+        {"idx": n, "personality": "Openness", "situation": text(n, 8), "query": "What now?",
+         **{name: text(4 * n + k, 6) for k, name in enumerate(names)}}
+        for n in range(rows // 4)
+    ]  # fmt: skip
+    (folder / "items.json").write_text(json.dumps(items), encoding="utf-8")
+    assert run(["evaluate", "--model", model, "--dtype", "float32", "--items", str(folder / "items.json")]) == 0
+
+
+def screening(model: str, rows: int, folder: Path) -> None:
+    import numpy as np
+
+    import llm_persona as lp
+    from llm_persona.interfaces.cli.main import run
+
+    vector = lp.PersonaVector(
+        np.ones((24, 512), dtype=np.float32), np.ones(24, dtype=np.float32), {"trait": "openness"}
+    )
+    vector.save(folder / "v.safetensors")
+    with (folder / "chat.jsonl").open("w", encoding="utf-8") as stream:
+        for n in range(rows):
+            turns = [{"role": "user", "content": text(n, 8)}, {"role": "assistant", "content": text(n + 3, 6)}]
+            stream.write(json.dumps({"messages": turns}) + "\n")
+    data = ["--data", str(folder / "chat.jsonl"), "--vector", str(folder / "v.safetensors"), "--layer", "12"]
+    wanted = ["--full-rows", "100", "--max-new-tokens", "8", "--json", str(folder / "screen.json")]
+    assert run(["screen", "--model", model, "--dtype", "float32", *data, *wanted]) == 0
+
+
+WORK = {"recording": recording, "evaluating": evaluating, "screening": screening}
+
+
+def measured(what: str, model: str, rows: int, folder: Path) -> None:
+    """Do it in this process, and print the largest anonymous memory seen, in MiB."""
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        while True:
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+            most = max(most, int(status.split("RssAnon:")[1].split()[0]))
+            time.sleep(0.02)
+
+    threading.Thread(target=watch, daemon=True).start()
+    WORK[what](model, rows, folder)
+    print(f"PEAK {most / 1024:.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--only", nargs="*", choices=list(WORK), default=list(WORK))
+    parser.add_argument("--inside", nargs=3, metavar=("WHAT", "MODEL", "ROWS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if given.inside:
+            measured(given.inside[0], given.inside[1], int(given.inside[2]), folder)
+            return
+        model = str(save_model(folder / "model"))
+        for what in given.only:
+            peaks = []
+            for rows in (FEW, given.rows):
+                started = time.monotonic()
+                inside = [sys.executable, __file__, "--inside", what, model, str(rows)]
+                done = subprocess.run(inside, capture_output=True, text=True, check=True)
+                peaks.append(int(done.stdout.rsplit("PEAK", 1)[1]))
+                print(f"{what}: {rows} rows, peak {peaks[-1]} MiB, {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{what}: {given.rows} rows against {FEW}: ratio {peaks[1] / peaks[0]:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
