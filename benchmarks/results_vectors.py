@@ -228,6 +228,9 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         f"{transfer['auc']:.3f} {span(transfer['auc_ci'], 3)}, bag of words {transfer['lexical_auc']:.3f}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
+        f"Within questions the AUC is {number(transfer['auc_within'], 3)}. A vector fitted on these items themselves "
+        f"(cross-fitted by question) reaches {number(transfer['ceiling'], 3)}, within questions "
+        f"{number(transfer['ceiling_within'], 3)}: no difference of means can do much better at this layer.",
         "The layer rule was last changed when figures of two layers on these items were known (docs/notes.md).",
         "",
         *table(["condition", "score, %", "shift of score [95%]", "shift of preference, points [95%]"], rows),

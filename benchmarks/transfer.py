@@ -40,6 +40,8 @@ def main() -> None:
     own = lp.load_items(given.trait).split("fit")
     acts = lp.record(subject, lp.labelled(items))
     quality = lp.assess(acts, vector).layers[layer]
+    # what a difference of means can reach here at best: fitted on these very items, cross-fitted by question
+    ceiling = lp.assess(acts, permutations=1).layers
     texts = [r.text for r in lp.labelled(items)]
     words = lexical_auc(
         [r.text for r in lp.labelled(own)], np.array([r.pole == "high" for r in lp.labelled(own)]), texts, acts.high
@@ -49,10 +51,16 @@ def main() -> None:
         f"{len(items)} items, layer {layer}: AUC {quality.auc:.3f} {quality.auc_ci}, p {quality.p_family:.3g}, ", end=""
     )
     print(f"bag of words fitted on ours {words:.3f}, cosine with their own vector {cosine:.2f}")
+    print(
+        f"within questions {quality.auc_within:.3f}; fitted on these items themselves, cross-fitted: "
+        f"{ceiling[layer].auc:.3f}, within {ceiling[layer].auc_within:.3f}"
+    )
 
     base = lp.evaluate(subject, items)
     print(f"base {base.summary['score']:.1f}")
     found = {"n": len(items), "layer": layer, "auc": quality.auc, "auc_ci": quality.auc_ci, "lexical_auc": words,
+             "auc_within": quality.auc_within,
+             "ceiling": ceiling[layer].auc, "ceiling_within": ceiling[layer].auc_within,
              "base": base.summary, "steered": {}, "random": [], "tuned": {}}  # fmt: skip
 
     def shift(measurement: lp.Measurement) -> dict:
