@@ -8,10 +8,9 @@ from typing import Any
 
 from llm_persona.analysis.dose import distinct_n
 from llm_persona.domain.condition import Condition
-from llm_persona.domain.errors import UserError
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.traits import Question
-from llm_persona.subject.generate import Answer, generate
+from llm_persona.subject.generate import Answer, check_samples, generate
 from llm_persona.subject.load import Subject
 from llm_persona.subject.steer import steering_rows
 
@@ -30,8 +29,7 @@ class Samples:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or (self.samples > 1 and self.temperature <= 0):
-            raise UserError("several samples need a temperature above 0: greedy answers are all the same")
+        check_samples(self.samples, self.temperature)
 
     @property
     def key(self) -> Any:

@@ -1,4 +1,4 @@
-"""Answers as files: every one of a run in its `answers.jsonl`; read back from there, `steer --json`, JSONL or scores."""
+"""Answers as files: all of a run in its `answers.jsonl`; read from there, `steer --json`, JSONL or earlier scores."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def read_answers(path: str | Path) -> list[StoredAnswer]:
         if not path.is_file():
             raise UserError(f"{path.parent}: holds no results.json; give a finished run, a .json or a .jsonl file")
     if path.suffix == ".jsonl":
-        found = [_row(record, where, "answers") for where, record in _lines(path)]
+        found = [answer_of(record, where, "answers") for where, record in read_records(path)]
     else:
         data = read_json(path, "file of answers")
         if not isinstance(data, dict):
@@ -102,7 +102,12 @@ def read_answers(path: str | Path) -> list[StoredAnswer]:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, value) of each line of a JSONL file.
+
+    Raises:
+        UserError: no such file, or a line that is no JSON (named by number).
+    """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
@@ -123,13 +128,18 @@ def _answers(data: dict[str, Any], path: str) -> Iterator[StoredAnswer]:
     about = data.get("condition")
     condition = about["name"] if isinstance(about, dict) and isinstance(about.get("name"), str) else "answers"
     for number, record in enumerate(data["answers"]):
-        found = _row(record, f"{path}: answers[{number}]", condition)
+        found = answer_of(record, f"{path}: answers[{number}]", condition)
         if isinstance(record.get("base"), str):
             yield replace(found, condition="base", answer=record["base"], tokens=None, finished=None, projection=None)
         yield found
 
 
-def _row(record: Any, where: str, condition: str) -> StoredAnswer:
+def answer_of(record: Any, where: str, condition: str) -> StoredAnswer:
+    """The answer in one record; `condition` where it names none itself.
+
+    Raises:
+        UserError: a field is missing or of another kind (named by `where`).
+    """
     if not isinstance(record, dict):
         raise UserError(f"{where}: must be an object with `question` and `answer`")
     question = record.get("question", record.get("prompt"))
@@ -169,7 +179,7 @@ def _samples(part: Any, name: str, trait: str, path: str) -> Iterator[StoredAnsw
         if isinstance(rows, list):
             label = name or "base"
             for number, record in enumerate(rows):
-                row = _row(record, f"{path}: {trait} {label} samples[{number}]", label)
+                row = answer_of(record, f"{path}: {trait} {label} samples[{number}]", label)
                 yield replace(row, condition=label, trait=trait)
         for key, value in part.items():
             if key != "samples":

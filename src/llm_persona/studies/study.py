@@ -215,11 +215,8 @@ def _recommendation(study: TraitStudy, config: StudyConfig) -> dict[str, Any]:
 
 
 def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, started: float) -> None:
-    kept = [
-        folder / FILE,
-        *sorted((folder / "vectors").glob("*.safetensors")),
-        *sorted((folder / "adapters").glob("*/*.safetensors")),
-    ]
+    kept = [folder / FILE]
+    kept += [p for form in ("vectors/*.safetensors", "adapters/*/*.safetensors") for p in sorted(folder.glob(form))]
     manifest = {
         "format": "llm-persona.manifest.1",
         "versions": versions(),

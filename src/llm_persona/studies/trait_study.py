@@ -349,6 +349,7 @@ class TraitStudy:
     @staticmethod
     def _summary(measured: dict[str, Measurement]) -> dict[str, Any]:
         likelihood, samples = measured["likelihood"].summary, measured["samples"]
+        shown = [r for r in samples.rows if not r.get("sample")][:SAMPLES_SHOWN]  # one a question
         return {
             **{
                 k: likelihood[k]
@@ -358,9 +359,7 @@ class TraitStudy:
             "perplexity": measured["neutral"].summary["perplexity"],
             "distinct_2": samples.summary["distinct_2"],
             "mean_tokens": samples.summary["mean_tokens"],
-            "samples": [{"question": r["question"], "text": r["text"]} for r in samples.rows if not r.get("sample")][
-                :SAMPLES_SHOWN
-            ],
+            "samples": [{"question": r["question"], "text": r["text"]} for r in shown],
             "rows": [{k: r[k] for k in ROW if k in r} for r in measured["likelihood"].rows],
         }
 
