@@ -30,6 +30,9 @@ NULL_WITHIN = {"preference": 2.0, "judged": 5.0, "projection": 0.1}
 PAIRS = tuple(combinations(MEASURES, 2))
 
 
+_Key = tuple[str, str, str, int]
+
+
 @dataclass(frozen=True)
 class _Table:
     """One trait's shifts against the base by measure, float [conditions, units], NaN where there is no pair."""
@@ -104,19 +107,10 @@ def run_agreement(folder: str | Path, judged: Mapping[str, Any]) -> dict[str, An
     Only the traits that were judged are compared, and only by the answers that were judged.
 
     Raises:
-        UserError: no finished run, one that keeps no projections of its answers, or scores of no trait.
+        UserError: no finished run, or one that keeps no projections of its answers.
     """
-    place = Path(folder)
-    results = read_results(place)
-    stored = {_key(a): a for a in read_answers(place)}
-    if not (place / FILE).is_file() or all(a.projection is None for a in stored.values()):
-        raise UserError(
-            f"{place}: keeps no {FILE} with projections, as older runs do; `llm-persona run` with the same settings "
-            "and --out writes it, and measures nothing again"
-        )
+    results, stored = check_run(folder)
     names = [name for name in results["traits"] if name in judged["gates"]]
-    if not names:
-        raise UserError("--agreement: compares scores of a trait; add --rubric trait")
     chosen, scores = [], []
     for row in judged["answers"]:
         key = (row["trait"], row["condition"], row["id"], row["sample"])
@@ -127,7 +121,24 @@ def run_agreement(folder: str | Path, judged: Mapping[str, Any]) -> dict[str, An
     return agreement({name: results["traits"][name] for name in names}, chosen, scores, state)
 
 
-def _key(answer: StoredAnswer) -> tuple[str, str, str, int]:
+def check_run(folder: str | Path) -> tuple[dict[str, Any], dict[_Key, StoredAnswer]]:
+    """The results and the answers of a run that agreement can be told of.
+
+    Raises:
+        UserError: no finished run, or one that keeps no projections of its answers.
+    """
+    place = Path(folder)
+    results = read_results(place)
+    stored = {_key(a): a for a in read_answers(place)}
+    if all(a.projection is None for a in stored.values()):
+        raise UserError(
+            f"{place}: keeps no {FILE} with projections, as runs of older versions; `llm-persona run` with the same "
+            "settings and --out writes it, and measures nothing again"
+        )
+    return results, stored
+
+
+def _key(answer: StoredAnswer) -> _Key:
     return (answer.trait, answer.condition, answer.question_id, answer.sample)
 
 

@@ -60,58 +60,73 @@ def ask(
     """
     path = Path(out)
     kept = _records(path)
-    found: list[StoredAnswer] = []
-    for state in states:
-        for trait in traits:
-            condition = state[trait.name]
-            asked = plan.asked(trait)
-            how = {
-                "model": subject.name,
-                "state": digest([subject.identity, condition.state])[:16],
-                "temperature": plan.temperature,
-                "max_new_tokens": plan.max_new_tokens,
-                "seed": plan.seed,
-            }
-            missing = [(q, k) for q, k in asked if not _there(kept, _key(trait.name, condition.name, q, k), how, path)]
-            if progress is not None and len(missing) < len(asked):
-                progress(len(asked) - len(missing))
-            for start in range(0, len(missing), BATCH):
-                part = missing[start : start + BATCH]
-                answers = _answers(subject, condition, part, plan, how)
-                for (question, number), answer in zip(part, answers, strict=True):
-                    about = _stored(trait, condition, question, number, plan, answer)
-                    kept[_key(trait.name, condition.name, question, number)] = {**about.as_json(), **how}
-                _write(path, kept)
-                if progress is not None:
-                    progress(len(part))
-            keys = [_key(trait.name, condition.name, question, number) for question, number in asked]
-            found += [answer_of(kept[key], str(path), condition.name) for key in keys]
-    return found
-
-
-def _answers(
-    subject: Subject, condition: Condition, part: Sequence[tuple[Question, int]], plan: AskPlan, how: Mapping[str, Any]
-) -> list[Answer]:
-    seed = int(digest([how, [[q.text, k] for q, k in part]])[:8], 16)
-    with subject.under(condition):
-        return generate(
-            subject, [q.text for q, _ in part], plan.max_new_tokens, temperature=plan.temperature, seed=seed
+    jobs = [_Job(trait, state[trait.name], subject, plan) for state in states for trait in traits]
+    for job in jobs:
+        other = next(
+            (j for j in jobs if (j.trait.name, j.name) == (job.trait.name, job.name) and j.how != job.how), job
         )
-
-
-def _stored(
-    trait: Trait, condition: Condition, question: Question, number: int, plan: AskPlan, answer: Answer
-) -> StoredAnswer:
-    row = {"id": question.id, "question": question.text, "sample": number, "text": answer.text}
-    row |= {"tokens": answer.tokens, "finished": answer.finished}
-    return stored(trait.name, condition.name, row, plan.temperature, None)
+        if other is not job:
+            raise UserError(f"two conditions are called {job.name!r}; ask them in two files, by two commands")
+        job.check(kept, path)
+    found: list[StoredAnswer] = []
+    for job in jobs:
+        missing = [asked for asked in job.asked if job.key(*asked) not in kept]
+        if progress is not None and len(missing) < len(job.asked):
+            progress(len(job.asked) - len(missing))
+        for start in range(0, len(missing), BATCH):
+            part = missing[start : start + BATCH]
+            for (question, number), answer in zip(part, job.answers(subject, part), strict=True):
+                kept[job.key(question, number)] = job.record(question, number, answer)
+            _write(path, kept)
+            if progress is not None:
+                progress(len(part))
+        found += [answer_of(kept[job.key(*asked)], str(path), job.name) for asked in job.asked]
+    return found
 
 
 _Key = tuple[str, str, str, int]
 
 
-def _key(trait: str, condition: str, question: Question, number: int) -> _Key:
-    return (trait, condition, question.text, number)
+class _Job:
+    """One trait under one condition."""
+
+    def __init__(self, trait: Trait, condition: Condition, subject: Subject, plan: AskPlan) -> None:
+        self.trait, self.condition, self.plan = trait, condition, plan
+        self.name = condition.name
+        self.asked = plan.asked(trait)
+        self.how = {
+            "model": subject.name,
+            "state": digest([subject.identity, condition.state])[:16],
+            "temperature": plan.temperature,
+            "max_new_tokens": plan.max_new_tokens,
+            "seed": plan.seed,
+        }
+        """What an answer depends on besides question and sample, as it stands in each line of the file."""
+
+    def key(self, question: Question, number: int) -> _Key:
+        return (self.trait.name, self.name, question.text, number)
+
+    def check(self, kept: Mapping[_Key, Mapping[str, Any]], path: Path) -> None:
+        for asked in self.asked:
+            record = kept.get(self.key(*asked), self.how)
+            for name, value in self.how.items():
+                if record.get(name) != value:
+                    what = "by another model or in another state" if name == "state" else f"{name} {record.get(name)!r}"
+                    raise UserError(
+                        f"{path}: holds answers under {self.name!r} that were made otherwise ({what}); choose another "
+                        "--out, or the same settings"
+                    )
+
+    def answers(self, subject: Subject, part: Sequence[tuple[Question, int]]) -> list[Answer]:
+        seed = int(digest([self.how, [[question.text, number] for question, number in part]])[:8], 16)
+        prompts = [question.text for question, _ in part]
+        with subject.under(self.condition):
+            return generate(subject, prompts, self.plan.max_new_tokens, temperature=self.plan.temperature, seed=seed)
+
+    def record(self, question: Question, number: int, answer: Answer) -> dict[str, Any]:
+        row = {"id": question.id, "question": question.text, "sample": number, "text": answer.text}
+        row |= {"tokens": answer.tokens, "finished": answer.finished}
+        return {**stored(self.trait.name, self.name, row, self.plan.temperature, None).as_json(), **self.how}
 
 
 def _records(path: Path) -> dict[_Key, dict[str, Any]]:
@@ -129,17 +144,6 @@ def _records(path: Path) -> dict[_Key, dict[str, Any]]:
             raise UserError(f"{where}: not written by `judge ask`; choose another --out")
         found[key] = record
     return found
-
-
-def _there(kept: Mapping[_Key, Mapping[str, Any]], key: _Key, how: Mapping[str, Any], path: Path) -> bool:
-    record = kept.get(key)
-    if record is None:
-        return False
-    other = next((name for name, value in how.items() if record.get(name) != value), None)
-    if other is not None:
-        what = "state" if other == "state" else f"{other} {record.get(other)!r}, now {how[other]!r}"
-        raise UserError(f"{path}: holds answers under {key[1]!r} made otherwise ({what}); choose another --out")
-    return True
 
 
 def _write(path: Path, kept: Mapping[_Key, Mapping[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from llm_persona.studies.arithmetic import measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
 from llm_persona.studies.findings import findings
 from llm_persona.studies.judged import judge_state
+from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.report import write_report
 from llm_persona.studies.stages import Reporter, Stages
@@ -46,6 +47,13 @@ def expected_stages(config: StudyConfig) -> int:
     others = 3 * (conditions - len(config.doses))
     judged = conditions if config.judge else 0
     return len(config.traits) * (others + steered + controls + choice + judged + 6 + config.sweep_layers + tuning)
+
+
+def expected_gradings(config: StudyConfig) -> int:
+    """At most how many answers a study's judge has to grade, each by trait and by coherence; 0 without a judge."""
+    conditions = 5 + len(config.doses) + (2 if config.tune else 0)
+    answers = len(config.traits) * conditions * config.questions * config.samples
+    return answers * len(RUBRICS) if config.judge is not None else 0
 
 
 def run_study(
@@ -150,7 +158,9 @@ def _prune(folder: Path, names: list[str]) -> None:
 def _judge(config: StudyConfig, limits: Limits | None) -> Judge | None:
     if config.judge is None:
         if config.judge_base_url is not None or config.judge_text:
-            raise UserError("study: judge_base_url and judge_text speak of a judge, and none is named; set judge")
+            raise UserError(
+                "study: judge_base_url (--base-url) and judge_text (--text) speak of a judge; set judge (--judge)"
+            )
         return None
     return open_judge(config.judge, config.judge_base_url, limits, config.judge_text)
 
