@@ -27,6 +27,8 @@ MEASURES = {
 """Name and unit of each measure; shifts are taken against the base, paired by item or question."""
 NULL_WITHIN = {"preference": 2.0, "judged": 5.0, "projection": 0.1}
 """A measure clearly did not move where the interval of its shift holds 0 and lies within this distance of it."""
+LEAST_PAIRS = 6
+"""Items or questions; with fewer a sign-flip p-value cannot fall below .05, and nothing is called clear or null."""
 PAIRS = tuple(combinations(MEASURES, 2))
 
 
@@ -221,13 +223,13 @@ def _kind(x: dict[str, Any], y: dict[str, Any], a: str, b: str) -> str:
 def _clear(shift: dict[str, Any]) -> bool:
     """By the interval and the p-value: few pairs can have the one alone."""
     low, high = shift["ci"]
-    return low is not None and (low > 0 or high < 0) and shift["p_value"] < ALPHA
+    return shift["n"] >= LEAST_PAIRS and (low > 0 or high < 0) and shift["p_value"] < ALPHA
 
 
 def _null(shift: dict[str, Any], measure: str) -> bool:
     low, high = shift["ci"]
     within = NULL_WITHIN[measure]
-    return low is not None and -within < low <= 0 <= high < within
+    return shift["n"] >= LEAST_PAIRS and -within < low <= 0 <= high < within
 
 
 def _sentences(

@@ -62,10 +62,7 @@ def ask(
     kept = _records(path)
     jobs = [_Job(trait, state[trait.name], subject, plan) for state in states for trait in traits]
     for job in jobs:
-        other = next(
-            (j for j in jobs if (j.trait.name, j.name) == (job.trait.name, job.name) and j.how != job.how), job
-        )
-        if other is not job:
+        if any(j.name == job.name and j.trait is job.trait and j.how != job.how for j in jobs):
             raise UserError(f"two conditions are called {job.name!r}; ask them in two files, by two commands")
         job.check(kept, path)
     found: list[StoredAnswer] = []

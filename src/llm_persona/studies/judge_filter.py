@@ -14,7 +14,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
 from llm_persona.domain.rubrics import load_rubric
 from llm_persona.domain.traits import POLES, Trait
-from llm_persona.instruments.judging.protocol import Judge, Verdict, grading
+from llm_persona.instruments.judging.protocol import FAILED, Judge, Verdict, grading
 from llm_persona.studies.judge_gate import gate_of, gate_state
 from llm_persona.studies.verdicts import verdicts
 from llm_persona.subject.elicit import Elicited
@@ -48,6 +48,12 @@ class JudgeFilter:
         rubrics = (load_rubric("trait"), load_rubric("coherence"))
         asked = [grading(rubric, row.prompt, row.text, trait) for row in found.rows for rubric in rubrics]
         graded = verdicts(self.judge, asked, progress)
+        stopped = sum(v.unscored.startswith(f"{FAILED}--max-calls") for v in graded)
+        if stopped:
+            raise UserError(
+                f"{trait.name}: --max-calls ended the judging of split {split!r} with {stopped} of {len(graded)} gradings "
+                "missing; what was answered is kept, the same command goes on"
+            )
         reasons = [
             self._against(row, of_trait, coherence)
             for row, of_trait, coherence in zip(found.rows, graded[::2], graded[1::2], strict=True)

@@ -59,9 +59,7 @@ def run(
     folder = Path(out or f"runs/{Path(study).stem if study else configs[0].preset}")
     gradings = sum(map(expected_gradings, configs))
     if gradings:
-        click.echo(
-            f"{configs[0].judge} will grade open answers: at most {gradings} gradings, none of them twice", err=True
-        )
+        click.echo(f"{configs[0].judge} will be asked for at most {gradings} gradings of open answers", err=True)
     with output_checked(json_path), StudyProgress(sum(map(expected_stages, configs))) as progress:
         if len(configs) == 1:
             results = run_study(configs[0], folder, progress, limits)

@@ -83,6 +83,8 @@ def extract(
     heat = temperature if temperature is not None else 1.0 if samples > 1 else 0.0
     answers = ElicitationPlan(contrast, samples, heat, max_new_tokens, seed)
     judged = None
+    if judge is not None and source == "labelled":
+        raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
     if judge is not None:
         grader = open_judge(judge, base_url, Limits(concurrency, max_calls=max_calls), judge_text)
         judged = JudgeFilter(grader, judge_trait, judge_coherence)
