@@ -51,8 +51,8 @@ class JudgeFilter:
         stopped = sum(v.unscored.startswith(f"{FAILED}--max-calls") for v in graded)
         if stopped:
             raise UserError(
-                f"{trait.name}: --max-calls ended the judging of split {split!r} with {stopped} of {len(graded)} gradings "
-                "missing; what was answered is kept, the same command goes on"
+                f"{trait.name}: --max-calls ended the judging of split {split!r}, {stopped} of {len(graded)} gradings "
+                "are missing; what was answered is kept, the same command goes on"
             )
         reasons = [
             self._against(row, of_trait, coherence)
