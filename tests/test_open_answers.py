@@ -53,7 +53,7 @@ def test_steered_samples_belong_to_their_condition(tiny):
 
 
 def test_settings_refuse_samples_that_cannot_differ():
-    with pytest.raises(UserError, match="temperature: .*several samples need a temperature above 0"):
+    with pytest.raises(UserError, match=r"temperature: .*several samples need a temperature above 0"):
         make_config(samples=3)
     assert make_config(samples=3, temperature=0.7).samples == 3
     assert (make_config().samples, make_config().temperature, make_config().judge) == (1, 0.0, None)
@@ -140,15 +140,15 @@ def test_answers_made_otherwise_are_not_mixed(tiny, tmp_path):
     out = tmp_path / "answers.jsonl"
     asked(tiny, out, AskPlan(2, 1, 0.0, 6), [BASE])
     before = out.read_text()
-    with pytest.raises(UserError, match="made otherwise .max_new_tokens 6."):
+    with pytest.raises(UserError, match=r"made otherwise \(max_new_tokens 6\)"):
         asked(tiny, out, AskPlan(2, 1, 0.0, 7), [BASE])
-    with pytest.raises(UserError, match="made otherwise .by another model or in another state."):
+    with pytest.raises(UserError, match=r"made otherwise \(by another model or in another state\)"):
         asked(make_subject(seed=1), out, AskPlan(2, 1, 0.0, 6), [Condition("base", "Be brief.")])
     with pytest.raises(UserError, match="two conditions are called 'x'"):
         asked(tiny, tmp_path / "b.jsonl", AskPlan(2), [Condition("x", "One."), Condition("x", "Two.")])
     assert out.read_text() == before
     (tmp_path / "c.jsonl").write_text('{"question": "Q", "answer": "A"}\n')
-    with pytest.raises(UserError, match="c.jsonl:1: not written by `judge ask`"):
+    with pytest.raises(UserError, match=r"c\.jsonl:1: not written by `judge ask`"):
         asked(tiny, tmp_path / "c.jsonl", AskPlan(2), [BASE])
 
 
