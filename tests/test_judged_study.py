@@ -190,3 +190,12 @@ def test_a_judge_that_is_none_stops_the_study_before_its_work(place, command, ca
     assert expected_gradings(make_config(judge="local", traits=["openness"], questions=3, samples=2, temperature=1,
                                          tune=False, doses=[-1, 1])) == 7 * 3 * 2 * 2  # fmt: skip
     assert expected_gradings(make_config()) == 0
+
+
+@pytest.mark.parametrize("address", ["http://me:sk-planted@localhost:1/v1", "http://localhost:1/v1?key=sk-planted"])
+def test_an_address_with_a_key_in_it_never_reaches_a_run_folder(address, command, place, capsys):
+    assert run([*command[:4], "--out", str(place / "keys"), "--judge", "openai:m", "--base-url", address]) == 2
+    said = capsys.readouterr()
+    assert "put the key into the environment" in said.err
+    assert "sk-planted" not in said.err + said.out
+    assert not (place / "keys").exists()

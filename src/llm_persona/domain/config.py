@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -114,6 +115,14 @@ class StudyConfig(BaseModel):
     def _samples_differ(cls, value: float, info: ValidationInfo) -> float:
         if value == 0 and info.data.get("samples", 1) > 1:
             raise ValueError("several samples need a temperature above 0: greedy answers are all the same")
+        return value
+
+    @field_validator("judge_base_url")
+    @classmethod
+    def _keeps_no_secret(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("holds more than an address, and a run folder keeps it; put the key into the environment")
         return value
 
     @field_validator("doses")

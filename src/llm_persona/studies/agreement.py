@@ -158,21 +158,21 @@ def _table(
     gap = trait["vector"]["reader"]["separation"]
     read: list[dict[str, float]] = []
     judged: list[dict[str, float]] = []
+    means: list[float | None] = []
     pairs = list(zip(answers, scores if scores is not None else [None] * len(answers), strict=True))
     for label in conditions:
         part = [(a, s) for a, s in pairs if a.trait == name and a.condition == label]
         read.append(_by_question([(a.unit, a.projection) for a, _ in part]))
         judged.append(_by_question([(a.unit, s) for a, s in part]))
+        known = [s for _, s in part if s is not None]
+        means.append(float(np.mean(known)) if known else None)
     questions = list(dict.fromkeys(a.unit for a in answers if a.trait == name))
     levels = {
         "preference": 100 * _matrix(preference, ids),
         "judged": _matrix(judged, questions),
         "projection": _matrix(read, questions) / gap,
     }
-    shown = [
-        (row["score"], float(np.mean(list(one.values()))) if one else None)
-        for (_, row), one in zip(places, judged, strict=True)
-    ]
+    shown = [(row["score"], mean) for (_, row), mean in zip(places, means, strict=True)]
     return _Table(conditions, shown, {measure: values - values[:1] for measure, values in levels.items()})
 
 

@@ -19,6 +19,7 @@ from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
 from llm_persona.instruments.judging.opening import open_judge
 from llm_persona.instruments.judging.protocol import Judge
+from llm_persona.instruments.judging.remote import RemoteJudge
 from llm_persona.studies.agreement import agreement
 from llm_persona.studies.arithmetic import measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
@@ -136,7 +137,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     write_json(folder / "results.json", results)
     write_report(folder)
     _prune(folder, [s.name for s in studies])
-    _manifest(folder, config, lab, stages, started)
+    _manifest(folder, config, lab, stages, started, judge)
     return results
 
 
@@ -224,7 +225,7 @@ def _recommendation(study: TraitStudy, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, started: float) -> None:
+def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, started: float, judge: Judge | None) -> None:
     kept = [folder / FILE]
     kept += [p for form in ("vectors/*.safetensors", "adapters/*/*.safetensors") for p in sorted(folder.glob(form))]
     manifest = {
@@ -235,6 +236,7 @@ def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, start
         "subject": lab.identity,
         "config_digest": digest(config.model_dump()),
         "digests": {str(p.relative_to(folder)): file_digest(p) for p in [folder / "results.json", *kept]},
+        "judge_calls": judge.caller.record.as_json() if isinstance(judge, RemoteJudge) else None,
         "stages": stages.seconds,
         "stages_made": stages.made,
         "seconds_this_run": time.time() - started,

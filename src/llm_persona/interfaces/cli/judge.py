@@ -87,7 +87,10 @@ def score(
     if agreement:
         if "trait" not in rubrics:
             raise UserError("--agreement: compares scores of a trait; add --rubric trait")
-        check_run(answers)
+        from llm_persona.interfaces.cli.agreement import print_agreement
+        from llm_persona.studies.agreement import check_run, run_agreement
+
+        check_run(answers)  # before anything is paid for
     plan = plan_scores(read_answers(answers), chosen, tuple(dict.fromkeys(rubrics)), limit)
     with output_checked(json_path):
         grader = _open(spec, text_only, api)
