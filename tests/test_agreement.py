@@ -71,9 +71,10 @@ def test_conditions_without_a_measurement_are_left_out_of_both():
 
 def test_unrelated_measures_rarely_look_related():
     rng = np.random.default_rng(2)
-    pairs = [(rng.normal(size=(8, 6)), rng.normal(size=(8, 6))) for _ in range(200)]
+    pairs = [(rng.normal(size=(8, 6)), rng.normal(size=(8, 6))) for _ in range(120)]
     p = np.array([shift_agreement([pair], together=False, draws=100)["p_value"] for pair in pairs])
-    assert 0.01 <= (p <= 0.05).mean() <= 0.1
+    assert (p <= 0.05).mean() <= 0.1
+    assert p.min() < 0.05 < 0.3 < np.median(p) < 0.7
 
 
 def test_levels_that_differ_between_traits_do_not_make_an_effect():
@@ -192,7 +193,7 @@ def test_several_answers_to_a_question_shrink_no_interval():
 
     few, more = (judged_rows("openness", a, scores(a)) for a in (one, many))
     assert few["high"]["ci"] == pytest.approx(more["high"]["ci"])
-    assert few["high"]["shift"] == pytest.approx(more["high"]["shift"])
+    assert few["high"]["shift"]["ci"] == pytest.approx(more["high"]["shift"]["ci"])
     assert (more["high"]["n"], more["high"]["n_questions"], more["high"]["shift"]["n"]) == (200, 4, 4)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from llm_persona.domain.config import make_config
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies.report import write_report
+from llm_persona.studies import report
 from llm_persona.studies.stored_answers import read_answers
 from llm_persona.studies.study import expected_gradings
 
@@ -41,9 +41,22 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("judged")
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def cache(place, monkeypatch):
+def cache(place, drawn, monkeypatch):
     monkeypatch.setenv("LLM_PERSONA_CACHE", str(place / "cache"))
+
+    def once(results, folder, real=report.save_figures):
+        """Figures are not what is tested here, and drawing them takes most of the time."""
+        if not drawn:
+            drawn.update(real(results, folder))
+        return drawn
+
+    monkeypatch.setattr(report, "save_figures", once)
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +149,17 @@ def test_the_same_judge_after_the_study_finds_what_the_study_found(finished, pla
     assert json.loads(out.read_text())["agreement"] == results(finished)["agreement"]
 
 
-def test_a_gate_that_was_tried_shows_in_the_run_and_the_scores(finished, command, place, capsys):
-    judge = f"scripted:{place / 'judge.json'}"
+def test_a_gate_that_was_tried_shows_in_the_run_and_the_scores(finished, command, place, monkeypatch, capsys):
+    monkeypatch.setenv("LLM_PERSONA_CACHE", str(place / "tried"))
+    judge, copy = f"scripted:{place / 'judge.json'}", place / "gated"
+    shutil.copytree(finished, copy)
     assert run(["judge", "gate", "--judge", judge]) == 0
     capsys.readouterr()
-    assert run(["judge", "score", str(finished), "--judge", judge]) == 0
+    assert run(["judge", "score", str(copy), "--judge", judge]) == 0
     assert "FAILED" in capsys.readouterr().out
-    assert run(command) == 0
-    assert "openness, gate: failed: AUC" in (finished / "report.html").read_text()
-    shutil.rmtree(place / "cache" / "gates")
-    assert run(command) == 0
+    assert run([*command[:4], "--out", str(copy), "--judge", judge]) == 0
+    assert "openness, gate: failed: AUC" in (copy / "report.html").read_text()
+    assert json.loads((copy / "manifest.json").read_text())["stages_made"] == 0
 
 
 def test_without_a_judge_nothing_is_judged_and_the_rest_stays(finished, command, place):
@@ -175,13 +189,13 @@ def test_a_run_of_an_older_version_is_read_and_says_what_agreement_needs(finishe
     for part in ("agreement", "answers", "judge"):
         del data[part]
     (old / "results.json").write_text(json.dumps(data))
-    assert "Do choosing, writing" not in write_report(old).read_text()
+    assert "Do choosing, writing" not in report.write_report(old).read_text()
 
 
 def test_a_judge_that_is_none_stops_the_study_before_its_work(place, command, capsys):
     for given, said in (
         (["--judge", "oracle:x"], "no such judge"),
-        (["--base-url", "http://localhost:1"], "need a judge"),
+        (["--base-url", "http://localhost:1"], "speak of a judge"),
     ):
         out = place / "none"
         assert run([*command[:4], "--out", str(out), *given]) == 2
