@@ -87,7 +87,7 @@ def test_a_filtered_vector_says_who_filtered_it_and_how_many_survived(tiny_folde
     script = tmp_path / "judge.json"
     out, told = tmp_path / "v.safetensors", tmp_path / "v.json"
     base = ["vectors", "extract", "--model", tiny_folders[0], "--trait", "openness", "--limit", "4",
-            "--max-new-tokens", "8", "--sweep-layers", "1", "--out", str(out), "--json", str(told),
+            "--max-new-tokens", "24", "--sweep-layers", "1", "--out", str(out), "--json", str(told),
             "--judge", f"scripted:{script}"]  # fmt: skip
     script.write_text(json.dumps({"trait": {"otherwise": 60}, "coherence": {"otherwise": 80}}))
     assert run([*base, "--source", "prompted"]) == 2  # no low answer is left
