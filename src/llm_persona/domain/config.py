@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.traits import explain, list_traits, parse_yaml
@@ -71,6 +72,15 @@ class StudyConfig(BaseModel):
     random_directions: int = Field(default=5, ge=0)
     questions: int = Field(default=10, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
+    samples: int = Field(default=1, ge=1)
+    """Answers to each open question, under every condition."""
+    temperature: float = Field(default=0.0, ge=0, validate_default=True)
+    """Of the open answers; 0 is greedy."""
+    judge: str | None = None
+    """Who grades the open answers (`local`, `openai:NAME`, ...); nobody unless one is named."""
+    judge_base_url: str | None = None
+    judge_text: bool = False
+    """Read the judge's scores from its text, for endpoints that know no log-probabilities."""
     choice_conditions: list[Literal["base", "instructed", "tuned"]] = Field(default_factory=_base_only)
     letter_modes: list[Literal["choice", "upstream"]] = Field(default_factory=_letters_only)
     letter_items: int | None = Field(default=None, ge=2)
@@ -98,6 +108,21 @@ class StudyConfig(BaseModel):
                 raise ValueError(f"unknown trait {name!r}; known: {', '.join(list_traits())}")
         if len(set(value)) != len(value):
             raise ValueError("a trait is named twice")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _samples_differ(cls, value: float, info: ValidationInfo) -> float:
+        if value == 0 and info.data.get("samples", 1) > 1:
+            raise ValueError("several samples need a temperature above 0: greedy answers are all the same")
+        return value
+
+    @field_validator("judge_base_url")
+    @classmethod
+    def _keeps_no_secret(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("holds more than an address, and a run folder keeps it; put the key into the environment")
         return value
 
     @field_validator("doses")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,28 +97,20 @@ def score_answers(judge: Judge, plan: ScorePlan, progress: Callable[[int], None]
         `judge`, `rubrics`, `gates` (trait to `state` and `passed`), `summary` (rows by condition and score, with
         `mean`, `ci`, `n`, `n_unscored`, `unscored` by reason), `answers` (each with its `scores`).
     """
-    requests = plan.requests()
-    found = dict(zip(requests, verdicts(judge, requests, progress), strict=True))
-    rows = []
-    for answer in plan.answers:
-        empty = not answer.answer.strip()
-        graded = plan.graded(answer)
-        scores = {label: Verdict(None, EMPTY) if empty else found[request] for label, request in graded.items()}
-        rows.append((answer, scores))
-    gates = {name: gate_of(judge, trait) for name, trait in plan.traits.items()}
+    rows = list(zip(plan.answers, graded_answers(judge, plan, progress), strict=True))
+    gates = gate_states(judge, plan.traits.values())
     return {
         "judge": judge.identity,
         "rubrics": {kind: load_rubric(kind).name for kind in plan.rubrics},
-        "gates": {
-            name: {"state": gate_state(gate), "passed": gate["passed"] if gate else None}
-            for name, gate in gates.items()
-        },
+        "gates": gates,
         "summary": _summary(rows, gates),
         "answers": [
             {
                 "condition": answer.condition,
                 "trait": answer.trait,
+                "id": answer.question_id,
                 "question": answer.question,
+                "sample": answer.sample,
                 "answer": answer.answer,
                 "scores": {label: verdict.as_json() for label, verdict in scores.items()},
             }
@@ -127,20 +119,48 @@ def score_answers(judge: Judge, plan: ScorePlan, progress: Callable[[int], None]
     }
 
 
+def graded_answers(
+    judge: Judge, plan: ScorePlan, progress: Callable[[int], None] | None = None
+) -> list[dict[str, Verdict]]:
+    """The verdicts on each answer of the plan, in its order, by what was graded (a trait's name, or a rubric's)."""
+    requests = plan.requests()
+    found = dict(zip(requests, verdicts(judge, requests, progress), strict=True))
+    return [
+        {
+            label: found[request] if answer.answer.strip() else Verdict(None, EMPTY)
+            for label, request in plan.graded(answer).items()
+        }
+        for answer in plan.answers
+    ]
+
+
+def gate_states(judge: Judge, traits: Iterable[Trait]) -> dict[str, dict[str, Any]]:
+    """Trait to `state` (one line) and `passed` (None where the judge was never tried on it)."""
+    gates = {trait.name: gate_of(judge, trait) for trait in traits}
+    return {
+        name: {"state": gate_state(gate), "passed": gate["passed"] if gate else None} for name, gate in gates.items()
+    }
+
+
 def _summary(rows: Sequence[tuple[StoredAnswer, dict[str, Verdict]]], gates: Mapping[str, Any]) -> list[dict[str, Any]]:
     grouped: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
     for answer, scores in rows:
         for label, verdict in scores.items():
-            grouped.setdefault((answer.trait, answer.condition, label), []).append((answer.question, verdict))
+            grouped.setdefault((answer.trait, answer.condition, label), []).append((answer.unit, verdict))
     found = []
     for (trait, condition, label), entries in grouped.items():
-        scored = [(question, v.score) for question, v in entries if v.score is not None]
-        row: dict[str, Any] = {"trait": trait, "condition": condition, "score": label, **_mean(scored)}
-        row |= {"n_unscored": len(entries) - len(scored), "unscored": reasons([v for _, v in entries])}
+        row: dict[str, Any] = {"trait": trait, "condition": condition, "score": label, **mean_score(entries)}
         if label in gates:
-            row["gate"] = gate_state(gates[label])
+            row["gate"] = gates[label]["state"]
         found.append(row)
     return found
+
+
+def mean_score(entries: Sequence[tuple[str, Verdict]]) -> dict[str, Any]:
+    """`mean`, `ci`, `n`, `n_questions`, `n_unscored` and `unscored` by reason of (question, verdict) pairs."""
+    scored = [(question, v.score) for question, v in entries if v.score is not None]
+    found = [v for _, v in entries]
+    return {**_mean(scored), "n_unscored": len(entries) - len(scored), "unscored": reasons(found)}
 
 
 def _mean(scored: Sequence[tuple[str, float]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from llm_persona.domain.item_sources import has_second_author, load_items
 from llm_persona.domain.items import SPLITS, Items, Split
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.traits import POLES, Trait
+from llm_persona.studies.judge_filter import JudgeFilter
 from llm_persona.subject.elicit import ElicitationPlan, Elicited, elicit, prompts_of
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject
@@ -32,6 +33,8 @@ class Rows:
     transfer: Sequence[Response] = ()
     elicited: dict[str, Any] | None = None
     """Counts of answers made, dropped and kept, by split (prompted and tuned sources)."""
+    judged: dict[str, Any] | None = None
+    """By whom and with which thresholds answers were kept, where a judge filtered them."""
 
     @property
     def made_from(self) -> list[str]:
@@ -90,6 +93,8 @@ class SourcePlan:
     keep: Filter = "none"
     adapters: tuple[str | None, str | None] = (None, None)
     limit: int | None = None
+    judged: JudgeFilter | None = None
+    """A judge that keeps the answers which express their pole and hold together."""
 
 
 def source_rows(
@@ -109,6 +114,8 @@ def source_rows(
             "differ there; use response_mean, or --source prompted"
         )
     if plan.source == "labelled":
+        if plan.judged is not None:
+            raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
         return labelled_rows(sets)
     if plan.source == "tuned":
         found = {split: _tuned_answers(subject, trait, split, sets, plan) for split in SPLITS}
@@ -120,6 +127,8 @@ def source_rows(
         }
     if plan.keep == "projection":
         found = _expressed(subject, sets, found)
+    if plan.judged is not None:
+        found = {split: plan.judged.keep(part, trait, split, progress) for split, part in found.items()}
     for split, part in found.items():
         missing = [pole for pole in POLES if not any(r.pole == pole for r in part.rows)]
         if missing:
@@ -127,8 +136,9 @@ def source_rows(
                 f"{trait.name}: of split {split!r} no {missing[0]} answer is left ({part.counts()}); ask for more "
                 "--samples, or use --filter none"
             )
+    said = plan.judged.as_json(trait) if plan.judged is not None else None
     counts: dict[str, Any] = {split: part.counts() for split, part in found.items()}
-    return Rows(found["fit"].rows, found["select"].rows, found["test"].rows, labelled(sets.transfer), counts)
+    return Rows(found["fit"].rows, found["select"].rows, found["test"].rows, labelled(sets.transfer), counts, said)
 
 
 def _prompts(trait: Trait, split: Split, sets: ItemSets, plan: SourcePlan) -> list[tuple[str, str]]:

@@ -62,6 +62,16 @@ def check_request(prompts: Sequence[str], max_new_tokens: int, temperature: floa
         raise UserError("generate: the temperature must not be negative and max_new_tokens at least 1")
 
 
+def check_samples(samples: int, temperature: float) -> None:
+    """What every plan of several answers to one prompt has to meet.
+
+    Raises:
+        UserError: no sample, or several of them that could not differ.
+    """
+    if samples < 1 or (samples > 1 and temperature <= 0):
+        raise UserError("several samples need a temperature above 0: greedy answers are all the same")
+
+
 @generate.register
 @torch.no_grad()
 def _(

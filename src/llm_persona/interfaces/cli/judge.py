@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.judge_ask import ask
 from llm_persona.interfaces.cli.options import api_from, api_options, chain, json_option, output_checked, write_result
 
 judge_options = chain(
@@ -19,7 +20,7 @@ judge_options = chain(
 
 @click.group(epilog="Example: llm-persona judge gate --judge openai:NAME --trait openness")
 def judge() -> None:
-    """Try a judge on answers of known pole, and score stored answers with it."""
+    """Have open questions answered, try a judge on answers of known pole, and score stored answers with it."""
 
 
 @judge.command(epilog="Example: llm-persona judge gate --judge anthropic:NAME --trait openness --trait narcissism")
@@ -61,23 +62,35 @@ def gate(
 @click.option("--rubric", "rubrics", multiple=True, default=("trait", "coherence"), show_default=True,
               type=click.Choice(["trait", "coherence", "alignment"]), help="What is graded (repeatable).")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="At most N answers a condition.")
+@click.option("--agreement", is_flag=True, help="ANSWERS is a run folder: set the scores beside TRAIT preference and "
+              "projection of the same conditions.")  # fmt: skip
 @judge_options
 @json_option
 def score(
-    answers: str, traits: tuple[str, ...], rubrics: tuple[str, ...], limit: int | None, spec: str, text_only: bool,
-    json_path: str | None, **rest: Any,
+    answers: str, traits: tuple[str, ...], rubrics: tuple[str, ...], limit: int | None, agreement: bool, spec: str,
+    text_only: bool, json_path: str | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Score stored ANSWERS: a run folder, JSON of `steer`, `run` or `judge score`, or JSONL with question and answer.
 
     Nothing is generated anew: scoring again with another judge changes only the scores.
     """
+    from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
+    from llm_persona.interfaces.cli.agreement import print_agreement
     from llm_persona.interfaces.cli.terminal import counting
+    from llm_persona.studies.agreement import check_run, run_agreement
     from llm_persona.studies.judging import plan_scores, score_answers
     from llm_persona.studies.stored_answers import read_answers
 
     api = api_from(rest)
     chosen = [load_trait(name) for name in dict.fromkeys(traits)]
+    if agreement:
+        if "trait" not in rubrics:
+            raise UserError("--agreement: compares scores of a trait; add --rubric trait")
+        from llm_persona.interfaces.cli.agreement import print_agreement
+        from llm_persona.studies.agreement import check_run, run_agreement
+
+        check_run(answers)  # before anything is paid for
     plan = plan_scores(read_answers(answers), chosen, tuple(dict.fromkeys(rubrics)), limit)
     with output_checked(json_path):
         grader = _open(spec, text_only, api)
@@ -86,6 +99,9 @@ def score(
         with counting(f"{spec}: {len(requests)} gradings of {len(plan.answers)} answers", len(requests)) as step:
             found = score_answers(grader, plan, step)
         _print_scores(spec, found)
+        if agreement:
+            found["agreement"] = run_agreement(answers, found)
+            print_agreement(found["agreement"])
         write_result(json_path, {**found, **_calls(grader)})
 
 
@@ -127,15 +143,16 @@ def _print_gates(spec: str, found: dict[str, Any]) -> None:
 
 
 def _print_scores(spec: str, found: dict[str, Any]) -> None:
+    from llm_persona.interfaces.cli.agreement import gate_word
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
     several = any(row["trait"] for row in found["summary"])
     rows = [
         [*([row["trait"]] if several else []), row["condition"], row["score"], cell(row["mean"], 1), span(row["ci"], 1),
-         str(row["n"]), str(row["n_unscored"])]
+         str(row["n"]), str(row["n_unscored"]), gate_word(row.get("gate"))]
         for row in found["summary"]
     ]  # fmt: skip
-    columns = ["condition", "score", "mean", "95% interval", "n", "unscored"]
+    columns = ["condition", "score", "mean", "95% interval", "n", "unscored", "gate"]
     table(f"Scores by {spec}, 0 to 100", [*(["written for"] if several else []), *columns], rows)
     for row in found["summary"]:
         for reason, count in row["unscored"].items():
@@ -143,3 +160,6 @@ def _print_scores(spec: str, found: dict[str, Any]) -> None:
     for name, gate in found["gates"].items():
         then = "" if "passed" in gate["state"] else f"; try it: llm-persona judge gate --trait {name} --judge {spec}"
         click.echo(f"{name}: {gate['state']}{then}")
+
+
+judge.add_command(ask)

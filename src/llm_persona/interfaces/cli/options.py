@@ -50,12 +50,22 @@ def _subject_options(several: bool) -> Decorator:
 
 subject_options = _subject_options(several=False)
 subjects_options = _subject_options(several=True)
-api_options = chain(
+call_options = chain(
     click.option("--base-url", help="Address of an OpenAI-compatible server, e.g. http://localhost:8000/v1."),
     click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Calls at once."),
     click.option("--max-calls", type=click.IntRange(min=1), help="Make at most N calls; the next run goes on."),
+)
+api_options = chain(
+    call_options,
     click.option("--price", help="IN/OUT: price of a million tokens, for the estimate, e.g. 0.15/0.60."),
 )
+optional_judge_options = chain(
+    click.option("--judge", "judge", help="Who grades answers: local, local:MODEL, openai:NAME, anthropic:NAME, "
+                 "scripted:FILE. Default: nobody."),
+    click.option("--text", "judge_text", is_flag=True, help="--judge: read scores from its text, for endpoints that "
+                 "know no log-probabilities."),
+    call_options,
+)  # fmt: skip
 level_option = click.option(
     "--level",
     default="pair",
