@@ -14,12 +14,14 @@ from llm_persona.domain.store import read_json
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """One answer with the condition it was written under. `trait` is the one it was written for ("" if for none)."""
+    """One answer with the condition it was written under. `trait` is the one it was written for, `question_id` the
+    entry of a question file that it answers ("" if none)."""
 
     condition: str
     question: str
     answer: str
     trait: str = ""
+    question_id: str = ""
 
 
 def read_answers(path: str | Path) -> list[StoredAnswer]:
@@ -91,10 +93,10 @@ def _row(record: Any, where: str, condition: str) -> StoredAnswer:
             raise UserError(f"{where}: field {name!r} is missing or no text; every record needs question and answer")
     assert isinstance(question, str) and isinstance(answer, str)
     named = record.get("condition", condition)
-    trait = record.get("trait") or ""
+    trait, entry = record.get("trait") or "", record.get("id") or ""
     if not isinstance(named, str) or not isinstance(trait, str):
         raise UserError(f"{where}: fields 'condition' and 'trait' must be texts")
-    return StoredAnswer(named, question, answer, trait)
+    return StoredAnswer(named, question, answer, trait, str(entry))
 
 
 def _samples(part: Any, name: str, trait: str, path: str) -> Iterator[StoredAnswer]:
