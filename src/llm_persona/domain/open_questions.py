@@ -12,12 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.rubrics import Rubric, load_rubric, prompt_rubric
 from llm_persona.domain.store import digest
-from llm_persona.domain.traits import explain, parse_yaml
+from llm_persona.domain.traits import explain
 
 OWN = "open-v1"
 TYPE = "free_form_judge_0_100"
@@ -95,7 +96,7 @@ class QuestionSet:
 def own_questions() -> QuestionSet:
     """The questions that come with the package."""
     source = resources.files("llm_persona.domain") / "data" / "open_questions" / f"{OWN}.yaml"
-    data = parse_yaml(source.read_text(encoding="utf-8"), OWN)
+    data = _parsed(source.read_text(encoding="utf-8"), OWN)
     found = parse_questions(data["questions"], OWN)
     return QuestionSet(OWN, found.questions, str(data["source"]).strip())
 
@@ -115,7 +116,19 @@ def read_questions(path: str | Path) -> QuestionSet:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_questions(parse_yaml(text, str(path)), str(path))
+    return parse_questions(_parsed(text, str(path)), str(path))
+
+
+def _parsed(text: str, where: str) -> Any:
+    """YAML with aliases, on which the published files rest: entries share their judge prompts by name. An aliased value
+    is one object however often it is named, and everything that is read of an entry is a text or a number."""
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{where}:{line}: not valid YAML ({error.problem}); correct that line") from error
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: not valid YAML; save it as plain UTF-8 text") from error
 
 
 def parse_questions(data: Any, where: str) -> QuestionSet:

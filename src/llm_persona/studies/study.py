@@ -138,7 +138,7 @@ def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmeti
         "subject": lab.identity,
         "preset": config.preset,
         "seed": config.seed,
-        "traits": {s.name: {"title": s.trait.title, **s.results} for s in studies},
+        "traits": {s.name: {"title": s.trait.title, "status": s.trait.status, **s.results} for s in studies},
         "profile": _profile(studies),
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "arithmetic": arithmetic,

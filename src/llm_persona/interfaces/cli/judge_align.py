@@ -79,7 +79,7 @@ def align(
         with counting(f"{spec}: {len(requests)} gradings of {len(written)} answers", len(requests)) as step:
             found = grade_answers(grader, plan, step)
         found = {"model": model if answers is None else None, **found, **calls_of(grader)}
-        _print(spec, found, questions)
+        _print(spec, found, questions if any(q.rubrics for q in asked.questions) else None)
         write_result(str(folder / RESULT) if folder else None, found)
         write_result(json_path, found)
 
@@ -118,7 +118,7 @@ def _written(
         return answer_questions(subject, conditions, asked, sampling, step)
 
 
-def _print(spec: str, found: dict[str, Any], questions: str | None) -> None:
+def _print(spec: str, found: dict[str, Any], prompts_from: str | None) -> None:
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
     rows = [
@@ -145,5 +145,4 @@ def _print(spec: str, found: dict[str, Any], questions: str | None) -> None:
     for name, s in found["conditions"].items():
         for reason, count in s["unscored"].items():
             click.echo(f"- {name}: {count} unscored: {reason}")
-    own = questions if any(name["name"].split("-v")[1] != "1" for name in found["rubrics"].values()) else None
-    print_gate_states(spec, found["gates"], own)
+    print_gate_states(spec, found["gates"], prompts_from)

@@ -46,7 +46,8 @@ def print_gate_states(spec: str, gates: dict[str, Any], questions: str | None = 
     `questions` is the file whose judge prompts were used.
     """
     for name, gate in gates.items():
-        about = f"--rubric {name}" if name in ("coherence", "alignment") else f"--trait {name}"
+        kind = name.partition("-v")[0]  # (a file with several prompts of a kind has a gate for each)
+        about = f"--rubric {kind}" if kind in ("coherence", "alignment") else f"--trait {name}"
         more = f" --questions {questions}" if questions else ""
         hint = f"; try it: llm-persona judge gate {about}{more} --judge {spec}"
         click.echo(f"{name}: {gate['state']}" + ("" if gate["passed"] else hint))
