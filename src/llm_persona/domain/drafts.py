@@ -100,9 +100,9 @@ def template(name: str) -> str:
     return source.read_text(encoding="utf-8").strip()
 
 
-def fill(name: str, **values: str) -> str:
+def fill(part: str, /, **values: str) -> str:
     """A request with its fields filled, each once; braces of the JSON that it shows stay."""
-    return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group(0)), template(name))
+    return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group(0)), template(part))
 
 
 def json_of(text: str, cut: bool = False) -> dict[str, Any]:
