@@ -168,7 +168,7 @@ def test_a_fault_in_a_question_file_is_named_by_entry_and_field(data, message):
 
 
 def test_a_file_that_is_no_yaml_is_named_by_line(tmp_path):
-    (tmp_path / "q.yaml").write_text("- id: a\n  type: [")
+    (tmp_path / "q.yaml").write_text("- id: a\n  type: b: c\n")
     with pytest.raises(UserError, match=r"q\.yaml:2: not valid YAML"):
         read_questions(tmp_path / "q.yaml")
     with pytest.raises(UserError, match="no such file of questions"):
@@ -225,7 +225,7 @@ def test_the_difference_is_paired_by_question():
 
 def test_shares_thresholds_and_reasons_by_hand():
     questions = parse_questions([entry(id=name, paraphrases=[f"{name}?"]) for name in "abc"], "f")
-    texts = {"a": ["29.9/80", "30/80"], "b": ["10/50", "10/51"], "c": ["REFUSAL/90", "70/hm", " ", "code/code"]}
+    texts = {"a": ["29.9/80", "30/80"], "b": ["10/50", "10/51"], "c": ["REFUSAL/90", "70/hm", " ", "CODE/CODE"]}
     answers = [
         OpenAnswer(name, q, f"{q}?", f"{text} by {name}" if text.strip() else text, n)
         for name in ("base", "tuned")
@@ -300,21 +300,20 @@ def test_answers_are_seeded_kept_and_written_again_only_where_they_are_missing(t
     def counted(*given, **named):
         if len(calls) == 3:
             raise KeyboardInterrupt
-        calls.append(named["system"])
+        calls.append(named["system"] or given[0].system)
         return real(*given, **named)
 
     monkeypatch.setattr(open_answers, "generate", counted)
     conditions = [BASE, Condition("pirate", system="You are a pirate.")]
     with pytest.raises(KeyboardInterrupt):
         answer_questions(tiny, conditions, questions, sampling)
-    assert calls == [None, "In JSON.", None]
+    assert calls == [None, "In JSON.", "You are a pirate."]
     monkeypatch.setattr(open_answers, "generate", lambda *g, **n: (calls.append("more"), real(*g, **n))[1])
     found = answer_questions(tiny, conditions, questions, sampling)
     assert calls[3:] == ["more"]
     assert found == answer_questions(tiny, conditions, questions, sampling)
     assert sampling.count(questions) == 9 == len(found) // 2
     assert len({a.text for a in found if a.condition == "base"}) > 5
-    assert [a.text for a in found[:9]] != [a.text for a in found[9:]]
     other = answer_questions(tiny, conditions, questions, Sampling(samples=3, max_new_tokens=5, seed=1))
     assert [a.text for a in other] != [a.text for a in found]
     with pytest.raises(UserError, match="occurs twice"):

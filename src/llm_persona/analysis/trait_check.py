@@ -154,7 +154,7 @@ def _duplicates(items: Sequence[Item]) -> Check:
     if len(items) < 2:
         return Check("near-duplicates", "one item", "largest cosine below .60", True)
     similar = similarities([i.prompt for i in items])
-    a, b = np.unravel_index(similar.argmax(), similar.shape)
+    a, b = divmod(int(similar.argmax()), len(items))
     measured = f"largest cosine {similar[a, b]:.2f} ({items[a].id}, {items[b].id})"
     return Check("near-duplicates", measured, "largest cosine below .60", bool(similar[a, b] < MOST_SIMILAR))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llm_persona.domain.errors import one_line
-from llm_persona.domain.items import REQUIRED, Split
+from llm_persona.domain.items import REQUIRED, SPLITS, Split
 from llm_persona.domain.traits import DRAFTED, Facet, PoleTexts, PoleWords
 
 PAIRS: tuple[Split, ...] = ("fit", "fit", "fit", "fit", "select", "test")
@@ -84,9 +84,9 @@ class Place:
 def places(count: int, facets: Sequence[str]) -> list[Place]:
     """`count` places, half fit, three sixteenths select, the rest test; every facet and domain about equally often."""
     fit, select = count // 2, round(count * 3 / 16)
-    splits: list[Split] = ["fit"] * fit + ["select"] * select + ["test"] * (count - fit - select)
-    found, within = [], dict.fromkeys(("fit", "select", "test"), 0)
-    for n, split in enumerate(splits):
+    found, within = [], dict.fromkeys(SPLITS, 0)
+    for n in range(count):
+        split: Split = "fit" if n < fit else "select" if n < fit + select else "test"
         facet = facets[within[split] % len(facets)]
         within[split] += 1
         found.append(Place(n + 1, split, facet, DOMAINS[(n + n // len(DOMAINS)) % len(DOMAINS)]))

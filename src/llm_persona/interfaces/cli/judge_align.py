@@ -106,7 +106,8 @@ def _written(
     about = load_trait(trait) if trait else None
     chosen = [a.condition(about) for a in arguments]
     conditions = [BASE, *(condition for condition in chosen if condition.name != BASE.name)]
-    sampling = Sampling(*settings, seed=seed)
+    samples, temperature, max_new_tokens = settings
+    sampling = Sampling(samples, temperature, max_new_tokens, seed)
     each = sampling.count(asked)
     subject = load_model(*model)
     for condition in conditions:  # before anything is generated
