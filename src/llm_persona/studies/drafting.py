@@ -49,7 +49,7 @@ from llm_persona.subject.remote.requests import Failure, Reply
 
 BATCH = 8
 """Items a request: more in one reply grow careless, fewer cost more calls."""
-TOKENS = {"core": 2500, "pairs": 2500, "questions": 2500, "items": 4000}
+TOKENS = {"core": 1600, "pairs": 2000, "questions": 2000, "items": 4000}
 """Greatest length of a reply."""
 WORST = 12
 """Items sent back at once where a balance over all of them fails."""

@@ -130,6 +130,11 @@ def _prune(folder: Path, names: list[str]) -> None:
             figure.unlink()
 
 
+def _status(study: TraitStudy) -> dict[str, str]:
+    """That nobody has reviewed the trait, where that is so."""
+    return {"status": study.trait.status} if study.trait.status else {}
+
+
 def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmetic: dict[str, Any]) -> dict[str, Any]:
     layers = sorted(s.layer for s in studies)
     results: dict[str, Any] = {
@@ -138,7 +143,7 @@ def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmeti
         "subject": lab.identity,
         "preset": config.preset,
         "seed": config.seed,
-        "traits": {s.name: {"title": s.trait.title, "status": s.trait.status, **s.results} for s in studies},
+        "traits": {s.name: {"title": s.trait.title, **_status(s), **s.results} for s in studies},
         "profile": _profile(studies),
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "arithmetic": arithmetic,
