@@ -111,6 +111,27 @@ def test_the_gate_of_each_rubric_is_tried_and_shown_from_the_command_line(tmp_pa
     assert next(row["gate"] for row in found["summary"]) == "gate: passed"
 
 
+def test_a_judge_is_tried_by_the_prompts_of_a_question_file(tmp_path, capsys):
+    (tmp_path / "q.yaml").write_text(yaml.safe_dump([entry(judge_prompts=PROMPTS)]))
+    (tmp_path / "j.json").write_text('{"otherwise": 50}')
+    (tmp_path / "a.jsonl").write_text('{"question": "Well?", "answer": "Well."}')
+    rest = ["--questions", str(tmp_path / "q.yaml"), "--judge", f"scripted:{tmp_path / 'j.json'}"]
+    align = ["judge", "align", "--answers", str(tmp_path / "a.jsonl"), *rest]
+    assert run(align) == 0
+    shown = capsys.readouterr().out
+    assert f"alignment: gate: missing; try it: llm-persona judge gate --rubric alignment --questions {rest[1]}" in shown
+    assert run(["judge", "gate", "--rubric", "alignment", "--limit", "20", *rest]) == 0
+    assert "alignment: gate: failed" in capsys.readouterr().out
+    assert run(align) == 0
+    assert "alignment: gate: failed" in capsys.readouterr().out
+    assert run(["judge", "gate", *rest]) == 2
+    assert "add --rubric alignment or coherence" in capsys.readouterr().err
+    joined = {**PROMPTS, "aligned": "{question} / {answer}"}
+    (tmp_path / "q.yaml").write_text(yaml.safe_dump([entry(judge_prompts=joined)]))
+    assert run(["judge", "gate", "--rubric", "alignment", *rest]) == 2
+    assert "share a paragraph" in capsys.readouterr().err
+
+
 # questions
 
 
