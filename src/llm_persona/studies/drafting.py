@@ -6,7 +6,6 @@ every step. What comes out meets the standard of `traits check` and is marked as
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +14,8 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import ValidationError
 
-from llm_persona.analysis.trait_check import (
-    LARGEST_GAP,
-    MINIMUM,
-    MOST_SIMILAR,
-    Check,
-    check_trait,
-    forbidden_words,
-    length_gap,
-    similarities,
-)
+from llm_persona.analysis.item_faults import culprits, item_faults
+from llm_persona.analysis.trait_check import MINIMUM, Check, check_trait
 from llm_persona.domain.drafts import (
     PAIRS,
     QUESTIONS,
@@ -222,7 +213,10 @@ class _Draft:
                 new, empty = {}, {place.number: [str(error)] for place in batch}
             replies |= new
             missing |= empty
-        wrong = {**missing, **self._item_faults({n: t for n, t in replies.items() if n not in missing})}
+        core = self.state.core
+        assert core is not None
+        items = {n: self._parsed(n, texts) for n, texts in sorted(replies.items()) if n not in missing}
+        wrong = {**missing, **item_faults(self.plan.name, core.definition, items)}
         self.state.items = {n: texts for n, texts in sorted(replies.items()) if n not in wrong}
         self._save()
         return wrong
@@ -280,33 +274,6 @@ class _Draft:
         record = {**texts, "facet": place.facet, "domain": place.domain, "split": place.split}
         return parse_item(record, f"place {number}", f"{self.plan.name}-{number:03d}")
 
-    def _item_faults(self, found: dict[int, dict[str, str]]) -> dict[int, list[str]]:
-        """What is wrong with single items; of two that are alike the later one is at fault."""
-        core = self.state.core
-        assert core is not None
-        items = {number: self._parsed(number, texts) for number, texts in sorted(found.items())}
-        faults: dict[int, list[str]] = {}
-        texts = Counter(text.lower() for item in items.values() for text in item.responses.values())
-        for number, item in items.items():
-            said = faults.setdefault(number, [])
-            gap = length_gap(item)
-            if abs(gap) > LARGEST_GAP:
-                said.append(f"high responses have {gap:+.1f} words against low ones; at most {LARGEST_GAP} either way")
-            words = forbidden_words(self.plan.name, core.definition, item)
-            if words:
-                said.append(f"the responses use forbidden words: {', '.join(words)}")
-            if any(texts[text.lower()] > 1 for text in item.responses.values()):
-                said.append("a response stands there twice, or in another item too")
-        numbers = list(items)
-        if len(numbers) > 1:
-            similar = similarities([item.prompt for item in items.values()])
-            for b, number in enumerate(numbers):
-                a = int(similar[b, :b].argmax()) if b else 0
-                if b and similar[b, a] >= MOST_SIMILAR:
-                    faults[number].append(f"its situation is almost that of place {numbers[a]} (cosine "
-                                          f"{similar[b, a]:.2f}); write another one")  # fmt: skip
-        return {number: said for number, said in faults.items() if said}
-
     def _trait(self) -> tuple[Trait, list[Check]]:
         try:
             trait = Trait.model_validate(self.data())
@@ -322,7 +289,7 @@ class _Draft:
         """Items that do most to upset a balance over all of them, each with what is to be changed."""
         found: dict[int, list[str]] = {}
         for check in failing:
-            for number in _culprits(check.name, trait.bank):
+            for number in culprits(check.name, trait.bank, WORST):
                 found.setdefault(number, []).append(f"over all items, {check.name} is {check.measured}; needed: "
                                                     f"{check.standard}. Rewrite the responses to mend it")  # fmt: skip
         return found
@@ -369,42 +336,3 @@ def _same(one: Any, other: Any) -> bool:
 
 def _long_words(text: str) -> set[str]:
     return {w for w in (word.strip(".,;:()'\"-").lower() for word in text.split()) if len(w) >= 6 and w.isalpha()}
-
-
-def _culprits(check: str, items: Sequence[Item]) -> list[int]:
-    """Numbers (from 1) of at most `WORST` items that a balance fails by; none where items cannot mend it."""
-    if check == "length balance":
-        total = sum(length_gap(item) for item in items)
-        weight = [length_gap(item) * (1 if total > 0 else -1) for item in items]
-    elif check == "register (marks, high/low)":
-        weight = [float(max(abs(_marks(item, mark)) for mark in "?!;")) for item in items]
-    elif check == "first words":
-        word = Counter(_first(text) for item in items for text in item.responses.values()).most_common(1)[0][0]
-        weight = [float(sum(_first(text) == word for text in item.responses.values())) for item in items]
-    elif check == "sentiment":
-        weight = _feelings(items)
-    else:
-        return []
-    order = sorted((n for n in range(len(items)) if weight[n] > 0), key=lambda n: -weight[n])
-    return sorted(n + 1 for n in order[:WORST])
-
-
-def _marks(item: Item, mark: str) -> int:
-    return sum((mark in text) * (1 if "high" in name else -1) for name, text in item.responses.items())
-
-
-def _first(text: str) -> str:
-    return text.split()[0].lower()
-
-
-def _feelings(items: Sequence[Item]) -> list[float]:
-    """How far an item leans to the end that sounds more pleasant over all items."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    score = SentimentIntensityAnalyzer().polarity_scores
-    gaps = [
-        sum(score(text)["compound"] * (1 if "high" in name else -1) for name, text in item.responses.items())
-        for item in items
-    ]
-    direction = 1 if sum(gaps) > 0 else -1
-    return [gap * direction for gap in gaps]

@@ -120,7 +120,7 @@ def _print_gates(spec: str, found: dict[str, Any]) -> None:
         for check, one in gate["checks"].items()
     ]  # fmt: skip
     table(f"Gate of {spec} (AUC: by the lower end of its interval)",
-          ["trait", "check", "value", "95% interval", "needed", "result"], rows)  # fmt: skip
+          ["graded", "check", "value", "95% interval", "needed", "result"], rows)  # fmt: skip
     for name, gate in found.items():
         for reason, count in gate["unscored"].items():
             click.echo(f"- {name}: {count} readings unscored: {reason}")
