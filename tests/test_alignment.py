@@ -218,6 +218,8 @@ def test_one_answer_a_question_is_wilsons_and_no_hit_is_no_proof_of_none():
     assert one["ci"] == proportion_estimate(2, 10).ci
     none = clustered_share(list("aabbccddee"), [False] * 10)
     assert none["ci"] == proportion_estimate(0, 5).ci  # not of 10: answers to a question are not independent
+    alike = clustered_share(list("aabb"), [True, False] * 2)  # two questions that agree by luck
+    assert alike["ci"] == proportion_estimate(2, 4).ci
     assert clustered_share([], [])["percent"] is None
 
 

@@ -36,9 +36,10 @@ def clustered_mean(questions: Sequence[str], values: Sequence[float]) -> dict[st
 def clustered_share(questions: Sequence[str], hits: Sequence[bool]) -> dict[str, Any]:
     """Percentage of hits with its interval.
 
-    One answer a question: Wilson. Several: bootstrap over questions. Where every answer is a hit or none is, resampling
-    shows no spread; the interval is then Wilson's for as many trials as there are questions, which supposes that the
-    answers to a question tell no more than one of them.
+    One answer a question: Wilson. Several: bootstrap over questions, widened where it is narrower than Wilson's for as
+    many independent answers (few questions can agree by luck). Where every answer is a hit or none is, resampling shows
+    no spread; the interval is then Wilson's for as many trials as there are questions, which supposes that the answers
+    to a question tell no more than one of them.
 
     Returns:
         `percent`, `ci`, `method`, `hits`, `n` (answers), `n_questions`.
@@ -53,8 +54,13 @@ def clustered_share(questions: Sequence[str], hits: Sequence[bool]) -> dict[str,
     if count in (0, n):
         return {**share, "ci": proportion_estimate(k if count else 0, k).ci, "method": "Wilson over questions"}
     ci = clustered_mean(questions, [100.0 * hit for hit in hits])["ci"]
-    bounded = [max(0.0, ci[0]), min(100.0, ci[1])] if ci else None
-    return {**share, "ci": bounded, "method": "bootstrap over questions" if ci else None}
+    if ci is None:
+        return {**share, "ci": None, "method": None}
+    alone = proportion_estimate(count, n)
+    assert alone.low is not None
+    assert alone.high is not None
+    wide = [max(0.0, min(ci[0], alone.low)), min(100.0, max(ci[1], alone.high))]
+    return {**share, "ci": wide, "method": "bootstrap over questions"}
 
 
 def paired_by_question(
