@@ -30,6 +30,8 @@ ORDER = (
     "narcissism",
     "psychopathy",
 )
+DRAFTED = "drafted, unreviewed"
+"""Status of a trait that a model has written and no person has read."""
 ENTRY_POINT = "llm_persona.traits"
 """Packages add traits under this entry-point group; each entry is the path of a trait file."""
 
@@ -87,6 +89,8 @@ class Trait(_Strict):
     family: str
     definition: str
     source: str
+    status: str = ""
+    """Who has read it: a drafted trait says `drafted, unreviewed`. It decides no number."""
     sentiment: Literal["balanced", "uneven"] = "balanced"
     sentiment_reason: str = ""
     adjectives: PoleWords
@@ -133,8 +137,8 @@ class Trait(_Strict):
 
     @property
     def digest(self) -> str:
-        """Digest of the whole definition, items included."""
-        return digest(self.model_dump())
+        """Digest of the whole definition, items included; who has reviewed it does not count."""
+        return digest(self.model_dump(exclude={"status"}))
 
     def pairs(self, split: Split) -> list[InstructionPair]:
         """Instruction pairs of one split (all of them if the split has none)."""

@@ -19,9 +19,10 @@ COHERENCE = "coherence"
 
 
 def judge_state(judge: Judge, traits: Sequence[Trait]) -> dict[str, Any]:
-    """Who judged, by which rubrics, and the state of its gate for each trait as it is now."""
+    """Who judged, by which rubrics, and the state of its gate for each trait and for coherence as it is now."""
+    plan = ScorePlan((), {trait.name: trait for trait in traits})
     rubrics = {kind: load_rubric(kind).name for kind in RUBRICS}
-    return {"identity": judge.identity, "rubrics": rubrics, "gates": gate_states(judge, traits)}
+    return {"identity": judge.identity, "rubrics": rubrics, "gates": gate_states(judge, plan.tried_on())}
 
 
 def judge_answers(

@@ -17,7 +17,8 @@ FILE = "answers.jsonl"
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """One answer with the condition it was written under. `trait` is the one it was written for ("" if for none)."""
+    """One answer with the condition it was written under. `trait` is the one it was written for, `question_id` the
+    entry of a question file that it answers ("" if none)."""
 
     condition: str
     question: str

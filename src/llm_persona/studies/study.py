@@ -166,6 +166,11 @@ def _judge(config: StudyConfig, limits: Limits | None) -> Judge | None:
     return open_judge(config.judge, config.judge_base_url, limits, config.judge_text)
 
 
+def _status(study: TraitStudy) -> dict[str, str]:
+    """That nobody has reviewed the trait, where that is so."""
+    return {"status": study.trait.status} if study.trait.status else {}
+
+
 def _results(
     config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmetic: dict[str, Any], judge: Judge | None
 ) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _results(
         "subject": lab.identity,
         "preset": config.preset,
         "seed": config.seed,
-        "traits": {s.name: {"title": s.trait.title, **s.results} for s in studies},
+        "traits": {s.name: {"title": s.trait.title, **_status(s), **s.results} for s in studies},
         "profile": _profile(studies),
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "arithmetic": arithmetic,
