@@ -19,7 +19,7 @@ from llm_persona.subject.record import record
 from llm_persona.subject.token_reading import read_tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Written:
     """An answer, finished or on its way. Projections are [..., vectors, layers], in projection units."""
 
@@ -44,7 +44,7 @@ class Written:
         return "".join(self.pieces)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """Both answers to one question. `other` is None where the condition changes nothing."""
 
@@ -54,7 +54,7 @@ class Pair:
     other: Written | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Zero:
     """Where the scale begins: mean projections over items that lean to no pole together.
 
@@ -133,22 +133,21 @@ def side_by_side(
     pair = Pair(prompt, condition, base, other)
     yield pair
     if not base.finish:
-        for base in _write(subject, prompt, base, max_new_tokens, halted):
-            pair = replace(pair, base=base)
-            yield pair
+        for now in _write(subject, prompt, base, max_new_tokens, halted):
+            base = now
+            yield replace(pair, base=base)
         read = read_tokens(subject, base.ids, base.start, vectors)[1:]
         pair = replace(pair, base=replace(base, by_itself=read, by_base=read))
         yield pair
     if other is None or halted():
         return
     with subject.under(condition):
-        for other in _write(subject, prompt, other, max_new_tokens, halted):
+        for now in _write(subject, prompt, other, max_new_tokens, halted):
+            other = now
             yield replace(pair, other=other)
         other = replace(other, by_itself=read_tokens(subject, other.ids, other.start, vectors)[1:])
     answer = other.ids[other.start :]
-    yield replace(
-        pair, other=replace(other, by_base=read_tokens(subject, [*plain, *answer], len(plain), vectors)[1:])
-    )
+    yield replace(pair, other=replace(other, by_base=read_tokens(subject, [*plain, *answer], len(plain), vectors)[1:]))
 
 
 def _write(

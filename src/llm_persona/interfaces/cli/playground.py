@@ -32,21 +32,18 @@ def playground(
     RUN is a run folder, whose model, vectors, adapters and usable ranges are offered. Without it (and without --vector)
     the page offers what it finds in runs/, and can make a quick vector.
     """
+    from importlib.util import find_spec
+
     from llm_persona.domain.errors import UserError
+
+    if find_spec("gradio") is None:
+        raise UserError("playground needs the extra [playground]: pip install 'llm-persona[playground]'")
     from llm_persona.interfaces.cli.listening import listen
     from llm_persona.interfaces.cli.options import load_model
     from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.interfaces.playground.shelf import stock
+    from llm_persona.interfaces.serve.guard import LOOPBACK
 
-    try:
-        import uvicorn
-
-        from llm_persona.interfaces.playground.app import make_app
-        from llm_persona.interfaces.playground.desk import Desk
-        from llm_persona.interfaces.playground.page import Page
-        from llm_persona.interfaces.playground.shelf import stock
-        from llm_persona.interfaces.serve.guard import LOOPBACK
-    except ImportError as error:
-        raise UserError("playground needs the extra [playground]: pip install 'llm-persona[playground]'") from error
     exposed = host not in LOOPBACK
     if exposed and token is None:
         raise UserError(
@@ -60,6 +57,12 @@ def playground(
     asked = ctx.get_parameter_source("model") is not click.core.ParameterSource.DEFAULT
     shelf = stock(run, vectors, model if asked else None, model)
     listener = listen(host, port)
+    import uvicorn  # (what is slow to import comes after what can be refused)
+
+    from llm_persona.interfaces.playground.app import make_app
+    from llm_persona.interfaces.playground.desk import Desk
+    from llm_persona.interfaces.playground.page import Page
+
     desk = Desk(lambda name: load_model(name, dtype, device), timeout)
     try:
         with status(f"preparing {shelf.first}"):

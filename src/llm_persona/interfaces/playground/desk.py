@@ -31,7 +31,7 @@ Halted = Callable[[], bool]
 class Desk:
     """Keeps one subject loaded and answers in line, on a thread of its own (a steering context belongs to one)."""
 
-    def __init__(self, load: Loader = load_subject, seconds: float = 300.0, zero_items: int = 2) -> None:
+    def __init__(self, load: Loader = load_subject, seconds: float = 300.0, zero_items: int = 1) -> None:
         self._load, self._seconds, self._zero_items = load, seconds, zero_items
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="llm-persona-desk")
         self._subject: tuple[str, Subject] | None = None
@@ -165,5 +165,5 @@ class Desk:
 
 
 def zero_items(each: int) -> list[Item]:
-    """The first `each` items of every bundled trait's select split: about many things, as many high as low responses."""
+    """The first `each` items of every trait's select split: about many things, as many high as low responses."""
     return [item for name in list_traits() for item in load_items(name).split("select")[:each]]

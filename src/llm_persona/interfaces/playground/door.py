@@ -22,7 +22,8 @@ HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b
 CLOSED = ("/gradio_api/upload", "/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/proxy", "/monitoring")
 """What the page's library offers and this page does not use: sending files, reading files, fetching from elsewhere."""
 ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>llm-persona playground</title><style>body{font:1rem system-ui,sans-serif;max-width:24rem;margin:4rem auto;padding:0 1rem}
+<title>llm-persona playground</title><style>
+body{font:1rem system-ui,sans-serif;max-width:24rem;margin:4rem auto;padding:0 1rem}
 input,button{font:inherit;padding:.4rem .6rem;width:100%;box-sizing:border-box;margin-top:.5rem}</style>
 <h1>llm-persona playground</h1><form><label>Token of this playground
 <input name="token" type="password" autocomplete="off" autofocus required></label><button>Open</button></form></html>"""

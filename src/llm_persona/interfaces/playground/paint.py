@@ -13,7 +13,7 @@ from llm_persona.studies.side_by_side import Written
 
 CURSOR = '<span class="lp-cursor" aria-hidden="true"></span>'
 ENDS = {"length": "cut at the length asked for", "halted": "stopped", "stop": "ended by the model"}
-FAINT = 0.15
+FAINT = 0.2
 """Share of the scale below which a token is left unmarked."""
 
 
@@ -68,7 +68,11 @@ def _token(piece: str, value: float, limit: float) -> str:
     share = min(abs(value) / limit, 1.0)
     pole = "high" if value > 0 else "low"
     kind = f"lp-t lp-{pole}{' lp-strong' if share > 0.6 else ''}" if share >= FAINT else "lp-t"
-    return f'<span class="{kind}" style="--a:{share:.2f}" data-v="{value:+.2f}" tabindex="-1">{text_of(piece)}</span>'
+    bare = piece.lstrip()
+    lead = text_of(piece[: len(piece) - len(bare)])  # (the space before a word is left unpainted)
+    return (
+        f'{lead}<span class="{kind}" style="--a:{share:.2f}" data-v="{value:+.2f}" tabindex="-1">{text_of(bare)}</span>'
+    )
 
 
 def legend(name: str, layer: int, limit: float, zero: str) -> str:
