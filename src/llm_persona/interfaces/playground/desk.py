@@ -43,7 +43,7 @@ class Desk:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def open(self, model: str) -> dict[str, int]:
-        """Load a model and find its zero; gives `layers` and `hidden`.
+        """Load a model; gives its `layers` and `hidden`.
 
         Raises:
             UserError: it cannot be loaded.
@@ -51,13 +51,12 @@ class Desk:
 
         def work() -> dict[str, int]:
             subject = self._seated(model)
-            self._found_zero(subject)
             return {"layers": subject.n_layers, "hidden": subject.hidden_size}
 
         return self._pool.submit(work).result()
 
     def zero(self, model: str) -> Zero:
-        """The zero of a model's scale."""
+        """The zero of a model's scale, found when it is first asked for (some seconds on a CPU)."""
         return self._pool.submit(lambda: self._found_zero(self._seated(model))).result()
 
     def openings(

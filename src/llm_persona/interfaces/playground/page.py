@@ -91,7 +91,7 @@ class Page:
     def _results(self) -> None:
         offers = self.shelf.vectors_of(self.shelf.first)
         self.warning = gr.HTML("", elem_id="warning")
-        self.gauge = gr.HTML("", elem_id="gauge")
+        self.gauge = gr.HTML(paint.gauge_waiting(), elem_id="gauge")
         with gr.Row(equal_height=True):
             self.left = gr.HTML(waiting()[0], elem_id="base", min_height=140)
             self.right = gr.HTML(waiting()[1], elem_id="shown", min_height=140)

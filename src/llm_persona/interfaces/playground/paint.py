@@ -102,6 +102,12 @@ def gauge(needles: Sequence[Needle], note: str) -> str:
     )
 
 
+def gauge_waiting() -> str:
+    """The gauge while its zero is being found."""
+    text = "The zero of the scale is being found: the model reads a few questions about every trait."
+    return f'<section class="lp-gauge"><h3>Before a word is written</h3><p class="lp-foot">{text}</p></section>'
+
+
 def _needle(needle: Needle, reach: float) -> str:
     def place(value: float) -> str:
         return f"{50 + 50 * max(-1.0, min(1.0, value / reach)):.1f}%"
