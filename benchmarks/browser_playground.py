@@ -97,9 +97,9 @@ def hostile(browser: Browser, shots: Path) -> None:
         rng = np.random.default_rng(0)
         shape = (subject.n_layers, subject.hidden_size)
         vector = PersonaVector(rng.standard_normal(shape).astype(np.float32), np.full(shape[0], 5.0, np.float32),
-                               {"trait": "<b>openness</b>", "model": "tiny"})  # fmt: skip
+                               {"trait": "<b>openness</b>", "model": "tiny-llama"})  # fmt: skip
         vector.save(Path(folder) / "v.safetensors")
-        shelf = stock(None, [str(Path(folder) / "v.safetensors")], None, "tiny")
+        shelf = stock(None, [str(Path(folder) / "v.safetensors")], None, "tiny-llama")
         desk = Desk(lambda name: subject)
         page = Playground(shelf, desk, Path(folder) / "made")
         with running(make_app(page, TOKEN, LOOPBACK)) as address, visiting(browser, f"{address}/") as seen:
@@ -140,7 +140,7 @@ def real(browser: Browser, shots: Path, run: str | None, vectors: list[str]) -> 
     subjects: dict[str, Any] = {}
     desk = Desk(lambda name: subjects.setdefault(name, load_subject(name)))
     began = time.monotonic()
-    desk.open(shelf.first)
+    desk.zero(shelf.first)
     said(f"model and zero ready after {time.monotonic() - began:.0f} s")
     page = Playground(shelf, desk, Path(tempfile.mkdtemp()))
     with running(make_app(page, None, LOOPBACK)) as address:
@@ -204,9 +204,10 @@ def recolour(seen: Page) -> None:
     """Another reading layer colours the same answers anew."""
     text = seen.locator("#shown .lp-answer").inner_text()
     before = seen.locator("#shown .lp-answer").inner_html()
-    box = seen.locator("#colour-layer input[type=number]")
-    box.fill("5")
-    box.press("Enter")
+    slider = seen.locator("#colour-layer input[type=range]")
+    slider.focus()
+    while int(slider.input_value()) > 5:
+        slider.press("ArrowLeft")
     seen.wait_for_function("before => document.querySelector('#shown .lp-answer').innerHTML != before", arg=before)
     assert seen.locator("#shown .lp-answer").inner_text() == text
     expect(seen.locator("#legend")).to_contain_text("at layer 5")
@@ -226,15 +227,18 @@ def set_dose(seen: Page, number: int, value: float) -> None:
     for _ in range(round(abs(value) / 0.01)):
         slider.press("ArrowRight" if value > 0 else "ArrowLeft")
     expect(seen.locator(f"#dose-{number} input[type=number]")).to_have_value(f"{value:g}")
+    expect(seen.locator("#command .cm-content")).to_contain_text(f"{value:g}")
 
 
 def set_length(seen: Page, tokens: int) -> None:
     """Ask for short answers."""
     seen.get_by_role("button", name="System turn, length").click()
-    box = seen.locator("#tokens input[type=number]")
-    box.fill(str(tokens))
-    box.press("Enter")
-    seen.get_by_role("button", name="System turn, length").click()
+    slider = seen.locator("#tokens input[type=range]")
+    slider.focus()
+    now = int(slider.input_value())
+    for _ in range(abs(tokens - now) // 8):
+        slider.press("ArrowRight" if tokens > now else "ArrowLeft")
+    expect(seen.locator("#command .cm-content")).to_contain_text(f"--max-new-tokens {tokens}")
 
 
 def ask(seen: Page, question: str | None) -> None:

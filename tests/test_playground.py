@@ -26,7 +26,7 @@ from llm_persona.domain.condition import Condition, Steer
 from llm_persona.domain.errors import UserError
 from llm_persona.interfaces.cli.main import cli, run
 from llm_persona.interfaces.playground import paint
-from llm_persona.interfaces.playground.desk import Desk, zero_items
+from llm_persona.interfaces.playground.desk import Desk, zero_rows
 from llm_persona.interfaces.playground.door import Door
 from llm_persona.interfaces.playground.recipe import Push, Recipe
 from llm_persona.interfaces.playground.settings import NO_ADAPTER, understood
@@ -274,9 +274,11 @@ def test_another_model_forgets_the_answers_of_the_first(vector):
 
 
 def test_the_zero_rests_on_every_trait_and_on_both_poles():
-    items = zero_items(1)
-    assert len({item.trait for item in items}) == len(items) >= 8
-    assert all(item.split == "select" for item in items)
+    rows = zero_rows()
+    groups = {row.group for row in rows}
+    assert len(groups) >= 8
+    assert {(row.group, row.pole) for row in rows} == {(g, p) for g in groups for p in ("high", "low")}
+    assert len(rows) == 2 * len(groups)
 
 
 # Escaping

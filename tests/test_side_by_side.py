@@ -152,7 +152,7 @@ def test_the_zero_is_the_middle_of_the_poles_and_one_is_a_pole_gap(subject):
     items = load_items("openness").split("select")[:3]
     acts = record(subject, labelled(items))
     vector = fit(acts)
-    zero = find_zero(subject, items)
+    zero = find_zero(subject, labelled(items))
     placed = zero.gaps(projections(acts.values, vector)[:, None], [vector], prompt=False)[:, 0]
     np.testing.assert_allclose(placed[acts.high].mean(axis=0), 0.5, atol=1e-4)
     np.testing.assert_allclose(placed[~acts.high].mean(axis=0), -0.5, atol=1e-4)
@@ -163,7 +163,7 @@ def test_the_zero_is_the_middle_of_the_poles_and_one_is_a_pole_gap(subject):
 
 
 def test_a_vector_that_is_zero_at_a_layer_has_no_place_there(subject):
-    zero = find_zero(subject, load_items("openness").split("select")[:2])
+    zero = find_zero(subject, labelled(load_items("openness").split("select")[:2]))
     none = PersonaVector(np.zeros((4, 32), np.float32), np.ones(4, np.float32))
     assert np.isnan(zero.gaps(np.zeros((1, 4)), [none], prompt=True)).all()
 

@@ -10,8 +10,7 @@ import numpy as np
 from llm_persona.analysis.vectors import PersonaVector, projections
 from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import Item
-from llm_persona.domain.responses import labelled
+from llm_persona.domain.responses import Response
 from llm_persona.subject.chat import end_tokens, render_prompt
 from llm_persona.subject.decode import decode
 from llm_persona.subject.load import Subject
@@ -82,20 +81,21 @@ class Zero:
         return np.asarray(projections(self.prompts, vector).std(axis=0, ddof=1) / vector.norms)
 
 
-def find_zero(subject: Subject, items: Sequence[Item], progress: Callable[[int], None] | None = None) -> Zero:
-    """The zero of `items`, read by the subject as it stands. Every item has as many high as low responses.
+def find_zero(subject: Subject, rows: Sequence[Response]) -> Zero:
+    """The zero of responses of both poles to several questions, read by the subject as it stands.
 
     Raises:
-        UserError: fewer than two items.
+        UserError: fewer than two questions, or a pole without rows.
     """
-    if len(items) < 2:
-        raise UserError(f"find_zero: {len(items)} items; give at least two")
-    rows = labelled(items)
-    read = record(subject, rows, progress=progress).values
-    high = np.array([row.pole == "high" for row in rows])
+    firsts = list({row.group: row for row in reversed(rows)}.values())[::-1]
+    high = np.array([row.pole == "high" for row in rows], dtype=bool)
+    if len(firsts) < 2 or not high.any() or high.all():
+        raise UserError(
+            f"find_zero: {len(firsts)} questions, {int(high.sum())} high of {len(rows)} rows; give both poles"
+        )
+    read = record(subject, rows).values
     response = (read[high].mean(axis=0) + read[~high].mean(axis=0)) / 2
-    firsts = [i for i, row in enumerate(rows) if row.group not in {r.group for r in rows[:i]}]
-    prompts = record(subject, [rows[i] for i in firsts], "prompt_last", progress).values
+    prompts = record(subject, firsts, "prompt_last").values
     return Zero(prompts.mean(axis=0), response, prompts, len(firsts), len(rows))
 
 

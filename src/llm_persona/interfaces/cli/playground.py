@@ -72,7 +72,10 @@ def playground(
         _announce(host, listener.getsockname()[1], shelf, token)
         page = Page(shelf, desk, Path("runs") / "playground" / "vectors", dtype, device, max_new_tokens)
         app = make_app(page, token, () if exposed else LOOPBACK)
-        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=15, limit_concurrency=256)
+        # (an open page holds a connection for good: Ctrl-C must not wait for it, nor complain of it)
+        config = uvicorn.Config(
+            app, log_level="critical", timeout_keep_alive=15, timeout_graceful_shutdown=1, limit_concurrency=256
+        )
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()

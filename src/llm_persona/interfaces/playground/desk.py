@@ -16,7 +16,7 @@ from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.item_sources import load_items
-from llm_persona.domain.items import Item
+from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.traits import list_traits
 from llm_persona.studies.side_by_side import Pair, Written, Zero, find_zero, opening_of, side_by_side
 from llm_persona.subject.load import Subject, load_subject
@@ -31,8 +31,8 @@ Halted = Callable[[], bool]
 class Desk:
     """Keeps one subject loaded and answers in line, on a thread of its own (a steering context belongs to one)."""
 
-    def __init__(self, load: Loader = load_subject, seconds: float = 300.0, zero_items: int = 1) -> None:
-        self._load, self._seconds, self._zero_items = load, seconds, zero_items
+    def __init__(self, load: Loader = load_subject, seconds: float = 300.0) -> None:
+        self._load, self._seconds = load, seconds
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="llm-persona-desk")
         self._subject: tuple[str, Subject] | None = None
         self._zero: Zero | None = None
@@ -151,7 +151,7 @@ class Desk:
 
     def _found_zero(self, subject: Subject) -> Zero:
         if self._zero is None:
-            self._zero = find_zero(subject, zero_items(self._zero_items))
+            self._zero = find_zero(subject, zero_rows())
         return self._zero
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
@@ -163,6 +163,8 @@ class Desk:
         return found
 
 
-def zero_items(each: int) -> list[Item]:
-    """The first `each` items of every trait's select split: about many things, as many high as low responses."""
-    return [item for name in list_traits() for item in load_items(name).split("select")[:each]]
+def zero_rows() -> list[Response]:
+    """A high and a low response to the first question of every trait's select split: few, but about many things."""
+    rows = [row for name in list_traits() for row in labelled(load_items(name).split("select")[:1])]
+    first = {(row.group, row.pole): row for row in reversed(rows)}
+    return [row for row in rows if first[row.group, row.pole] is row]

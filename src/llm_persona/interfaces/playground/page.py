@@ -126,15 +126,22 @@ class Page:
         controls += doses + layers
         colours = [self.colour, self.colour_layer, self.reader]
         preview: dict[str, Any] = {
-            "fn": self._preview, "inputs": controls, "outputs": [self.gauge, self.warning, self.command, self.python],
+            "fn": self._preview, "inputs": controls, "outputs": [self.gauge, self.warning],
+            "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private",
+        }  # fmt: skip
+        copies: dict[str, Any] = {
+            "fn": self._copies, "inputs": controls, "outputs": [self.command, self.python], "queue": False,
             "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private",
         }  # fmt: skip
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         for control in controls:
             if control is self.question or control is self.system:
                 control.blur(**preview)
+                control.change(**copies)
             elif control is not self.model:
                 control.change(**preview)
+                control.change(**copies)
+        blocks.load(**copies)
         blocks.load(**preview)
         written = [self.left, self.right, self.legend, self.gauge, self.warning, self.shown]
         gr.on(
@@ -149,20 +156,31 @@ class Page:
             control.change(*repaint, trigger_mode="always_last", **quiet)
         shelf = [self.chosen, self.adapter, self.colour, *doses, *layers]
         self.model.change(self._new_model, self.model, [*shelf, self.warning, self.left, self.right, self.shown],
-                          api_visibility="private").then(**preview)  # fmt: skip
+                          api_visibility="private").then(**copies).then(**preview)  # fmt: skip
         self.chosen.change(
             self._chosen, [self.model, self.chosen, self.colour], [self.colour, *doses, *layers], **quiet
         )
         self.make.click(self._make, [self.model, self.trait, self.chosen], [self.making, *shelf], concurrency_limit=1,
-                        trigger_mode="once", **quiet).then(**preview)  # fmt: skip
+                        trigger_mode="once", **quiet).then(**copies).then(**preview)  # fmt: skip
 
     def settings(self, values: Sequence[Any]) -> Settings:
         """The controls' values, understood: model, adapter, vectors, system, tokens, question, doses, layers."""
-        first, doses, layers = values[:6], values[6 : 6 + len(self.doses)], values[6 + len(self.doses) :]
-        return understood(self.shelf, *first, doses, layers, self.dtype, self.device)
+        model, adapter, chosen, system, tokens, question = values[:6]
+        doses, layers = values[6 : 6 + len(self.doses)], values[6 + len(self.doses) :]
+        return understood(
+            self.shelf, model, adapter, chosen, system, tokens, question, doses, layers, self.dtype, self.device
+        )
 
-    def _preview(self, *values: Any) -> tuple[str, str, str, str]:
-        """The gauge, and the thing to copy, for what is set now."""
+    def _copies(self, *values: Any) -> tuple[str, str]:
+        """What is set now, as a command and as Python."""
+        try:
+            recipe = self.settings(values).recipe
+        except UserError:
+            return "", ""  # (the preview says why)
+        return recipe.command(), recipe.python()
+
+    def _preview(self, *values: Any) -> tuple[str, str]:
+        """The gauge for what is set now."""
         try:
             settings = self.settings(values)
             recipe = settings.recipe
@@ -173,9 +191,9 @@ class Page:
                 drawn = gauge(settings, base, other if changes(settings) else None, zero)
             elif not settings.offers:
                 warning = "No vector is chosen. Make one (on the left), or choose one under Vectors."
-            return drawn, paint.warning(warning), recipe.command(), recipe.python()
+            return drawn, paint.warning(warning)
         except UserError as error:
-            return "", paint.warning(str(error)), "", ""
+            return "", paint.warning(str(error))
 
     def _ask(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Both answers as they are written."""
