@@ -110,6 +110,7 @@ def hostile(browser: Browser, shots: Path) -> None:
             expect(seen.locator("#ask")).to_be_visible()
             said("without the token there is a form for it, with it the page")
             set_dose(seen, 0, 0.1)
+            set_length(seen, 160)
             ask(seen, None)
             for pane in ("#base", "#shown"):
                 written = seen.locator(f"{pane} .lp-answer").inner_text()
