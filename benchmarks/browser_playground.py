@@ -150,11 +150,11 @@ def real(browser: Browser, shots: Path, run: str | None, vectors: list[str]) -> 
             before = seen.locator("#gauge .lp-figures").first.inner_text()
             set_dose(seen, 0, 0.2)
             expect(seen.locator("#gauge .lp-figures").first).not_to_have_text(before)
-            said(f"gauge of {shelf.offers[0].name}: {before}, at dose +0.2 {figures(seen)}")
             set_length(seen, 32)
             began = time.monotonic()
             ask(seen, "How should I spend the weekend?")
             said(f"both answers after {time.monotonic() - began:.0f} s")
+            said(f"gauge of {shelf.offers[0].name}: {before}, at dose +0.2 {figures(seen)}")
             base, shown = (seen.locator(f"{pane} .lp-answer").inner_text() for pane in ("#base", "#shown"))
             assert base.strip()
             assert shown.strip() and shown != base
