@@ -93,8 +93,8 @@ class Page:
         self.warning = gr.HTML("", elem_id="warning")
         self.gauge = gr.HTML(paint.gauge_waiting(), elem_id="gauge")
         with gr.Row(equal_height=True):
-            self.left = gr.HTML(waiting()[0], elem_id="base", min_height=140)
-            self.right = gr.HTML(waiting()[1], elem_id="shown", min_height=140)
+            self.left = gr.HTML(waiting()[0], elem_id="base", min_height=140, min_width=260)
+            self.right = gr.HTML(waiting()[1], elem_id="shown", min_height=140, min_width=260)
         with gr.Row(equal_height=True):
             self.colour = gr.Dropdown([o.name for o in offers], value=offers[0].name if offers else None,
                                       label="Colour tokens by", elem_id="colour", min_width=150)  # fmt: skip

@@ -24,7 +24,7 @@ def dose_slider(offer: Offer | None, visible: bool) -> dict[str, Any]:
     if offer.usable is None:
         info = "Usable range not measured; text often holds to about 0.2."
     else:
-        info = f"Usable: {offer.usable[0]:+g} to {offer.usable[1]:+g}, the dark part of the track."
+        info = f"Usable: {offer.usable[0]:+g} to {offer.usable[1]:+g}, marked on the track."
     return {**found, "label": f"{offer.name}: dose", "info": info}
 
 
