@@ -36,7 +36,7 @@ def read_tokens(subject: Subject, ids: Sequence[int], start: int, vectors: Seque
     for vector in vectors:
         vector.check(subject.n_layers, subject.hidden_size)
     rows = len(ids) - start + 1
-    found = np.zeros((rows, len(vectors), subject.n_layers), dtype=np.float32)
+    found: np.ndarray = np.zeros((rows, len(vectors), subject.n_layers), dtype=np.float32)
     if not vectors:
         return found
 
