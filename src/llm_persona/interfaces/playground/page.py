@@ -279,7 +279,7 @@ class Page:
                 self.made.mkdir(parents=True, exist_ok=True)
                 path = _free(self.made / f"{trait}.safetensors")
                 vector.save(path)
-                offer = self.shelf.add(path)
+                offer = self.shelf.add(path, model=model)
                 text = f"{offer.name}: made, in {path}. Layer {offer.layer} reads best; its effect was not measured."
                 yield [paint.warning(text), *self._offered(model, [*(chosen or []), offer.name])]
         except UserError as error:

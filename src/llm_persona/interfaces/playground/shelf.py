@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,21 @@ class Shelf:
         """Adapters trained on a model."""
         return [path for path, made_on in self.adapters.items() if made_on == model]
 
-    def add(self, path: Path, usable: Any = None) -> Offer:
-        """Put a vector file on the shelf, under its trait's name or, where that is taken, with its folder's.
+    def add(self, path: Path, usable: Any = None, model: str | None = None) -> Offer:
+        """Put a vector file on the shelf, under its trait's name or, where that is taken, with its folder's. `model`:
+        the one it was made on just now, as it is called here.
 
         Raises:
             UserError: not a vector.
         """
         offer = _offer(path, self.first, usable)
+        if model is not None:
+            offer = replace(offer, model=model)
         taken = {o.name for o in self.offers}
         if offer.name in taken:
             place = path.parent.parent.name if path.parent.name == "vectors" else path.stem
             names = [f"{offer.name} ({place})", *[f"{offer.name} ({place} {n})" for n in range(2, MOST + 2)]]
-            offer = Offer(**{**offer.__dict__, "name": next(n for n in names if n not in taken)})
+            offer = replace(offer, name=next(n for n in names if n not in taken))
         self.offers.append(offer)
         return offer
 
