@@ -22,6 +22,7 @@ COMMANDS = {
     "prevent": ("prevent", "Fine-tune in ways that hold a trait still, and compare them."),
     "audit": ("audit", "Show what a fine-tuning did to every trait."),
     "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
+    "playground": ("playground", "Open a local web page: base and steered answers side by side."),
     "report": ("report", "Write the page of a finished run again."),
     "doctor": ("doctor", "Say what this machine has and what is missing."),
 }
