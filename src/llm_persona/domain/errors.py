@@ -15,6 +15,10 @@ class Overlap(UserError):
     """An artefact would be judged on the very items it was made from."""
 
 
+class Damage(UserWarning):
+    """A file of ours is not as it was written (its digest differs): which one, and what is done about it."""
+
+
 def one_line(text: str, limit: int = 600) -> str:
     """Fold an error text into one line without control characters, for a terminal."""
     folded = " ".join("".join(c if c.isprintable() else " " for c in text).split())
