@@ -9,8 +9,9 @@ from typing import Any
 from llm_persona.analysis.paired import paired_shift
 from llm_persona.analysis.stats import holm
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import version_in
 from llm_persona.domain.store import read_json
-from llm_persona.studies.report import FORMAT, read_results
+from llm_persona.studies.report import read_results
 
 SHOWN = ("n", "n_unscored", "score", "score_ci", "preference", "preference_ci", "option_mass", "order_consistency",
          "headroom")  # fmt: skip
@@ -26,8 +27,12 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     if place.is_dir():
         return study_runs(read_results(place), place.name)
     found = read_json(place, "result")
-    if isinstance(found, dict) and found.get("format") == FORMAT:
+    kind = str(found.get("format", "")) if isinstance(found, dict) else ""
+    if kind.startswith("llm-persona.results."):
+        version_in(kind, "results", place)
         return study_runs(found, place.parent.name)
+    if kind:
+        version_in(kind, "evaluation", place)
     runs = found.get("runs") if isinstance(found, dict) and "runs" in found else [found]
     if not isinstance(runs, list) or not all(_is_result(run) for run in runs):
         raise UserError(f"{place}: neither the JSON of `evaluate` nor a run's results.json")

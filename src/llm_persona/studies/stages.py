@@ -51,6 +51,8 @@ class Stages:
         self.reporter: Reporter = reporter or Silent()
         self.seconds: dict[str, float] = {}
         self.made = 0
+        self.files: set[str] = set()
+        """Names of the files that the finished stages lie in."""
 
     def has(self, name: str, key: Any) -> bool:
         """Whether the stage is finished and whole."""
@@ -74,6 +76,8 @@ class Stages:
         else:
             self.reporter.end(name, 0.0, reused=True)
         self.seconds[name] = found["seconds"]
+        if self.folder is not None:
+            self.files.add(self._path(name, key, ".json").name)
         return found["value"]
 
     def activations(self, name: str, key: Any, make: Callable[[], Activations]) -> Activations:
@@ -92,6 +96,7 @@ class Stages:
             warnings.warn(f"{path}: {state}; it is recorded again", Damage, stacklevel=2)
             self._path(name, key, ".json").unlink(missing_ok=True)
             self.value(name, key, produce)
+        self.files.add(path.name)
         return Activations.load(path)
 
     def _key(self, name: str, key: Any) -> str:

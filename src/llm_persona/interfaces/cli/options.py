@@ -201,11 +201,18 @@ class ConditionArguments:
     def made_from(self) -> dict[str, list[str]]:
         """Artefact to the ids of the items it was made from."""
         from llm_persona.analysis.vectors import PersonaVector
-        from llm_persona.domain.store import read_json
+        from llm_persona.domain.adapters import adapter_record
+        from llm_persona.domain.errors import UserError
 
         found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
-            found[self.adapter] = list(read_json(Path(self.adapter) / "llm-persona.json")["data"]["items"])
+            record = adapter_record(Path(self.adapter))
+            if record is None:
+                raise UserError(
+                    f"{self.adapter}/llm-persona.json: is not as it was written, so what the adapter was made from is "
+                    "not known; train it again, or delete that file"
+                )
+            found[self.adapter] = list(record["data"]["items"])
         return found
 
 
