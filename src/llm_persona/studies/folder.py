@@ -14,12 +14,8 @@ from llm_persona.domain.formats import version_in
 from llm_persona.domain.store import read_json
 
 LOCK = ".lock"
-WRITTEN = {
-    "results.json": "results",
-    "manifest.json": "manifest",
-    "audit.json": "audit",
-    "prevention.json": "prevention",
-}
+KINDS = ("results", "manifest", "audit", "prevention")
+"""Kinds of the files KIND.json that a folder may hold."""
 
 
 @contextmanager
@@ -55,7 +51,8 @@ def refuse_newer(folder: Path) -> None:
     Raises:
         UserError: names the file.
     """
-    for name, kind in WRITTEN.items():
+    for kind in KINDS:
+        name = f"{kind}.json"
         if (folder / name).is_file():
             try:
                 found = read_json(folder / name)

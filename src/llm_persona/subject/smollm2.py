@@ -65,9 +65,9 @@ def smollm2_folder() -> Path:
     return target
 
 
-def model_fault(folder: Path) -> str:
+def model_fault(folder: Path, anew: bool = False) -> str:
     """What is wrong with the cached model, naming the file; "" where every file has the digest in the stamp, which is
-    written last. (Digests of large files are remembered, see `file_digests`; `llm-persona doctor` reads them anew.)"""
+    written last. Digests of large files are remembered (see `file_digests`), unless every byte is to be read `anew`."""
     stamp = folder / STAMP
     if not stamp.is_file():
         return f"{stamp}: is not there"
@@ -81,7 +81,8 @@ def model_fault(folder: Path) -> str:
     gone = [name for name in digests if not (folder / name).is_file()]
     if gone:
         return f"{folder / gone[0]}: is gone"
-    found = file_digests([folder / name for name in digests], cache_folder())
+    files = [folder / name for name in digests]
+    found = {f.name: file_digest(f) for f in files} if anew else file_digests(files, cache_folder())
     changed = [name for name in digests if found[name] != digests[name]]
     return f"{folder / changed[0]}: is not as it was written (its digest differs)" if changed else ""
 

@@ -59,7 +59,8 @@ def finetune(
     Loss is on the answers' tokens and their end-of-turn only. Answers to the same prompt share its
     computation and do not see one another. The subject is as before afterwards. A training that was
     killed goes on from its last checkpoint; a finished one with the same data, recipe, seed, condition and
-    model is not repeated, unless its files are no longer as they were written. `overwrite` replaces a finished training of ours that had other settings.
+    model is not repeated, unless its files are no longer as they were written. `overwrite` replaces a finished training
+    of ours that had other settings.
 
     `under` is the state in which the model is trained: steered (preventative steering, ablation) or instructed
     (its system turn stands in the training prompts that have none). The adapter is used without it, and the held-out
