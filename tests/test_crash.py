@@ -99,7 +99,6 @@ def test_a_fine_tuning_killed_anywhere_ends_like_an_undisturbed_one(tmp_path, po
 
 @forked
 def test_an_audit_killed_at_a_stage_and_in_a_write_ends_like_an_undisturbed_one(tmp_path, tiny_folders):
-    finetune(make_subject(), DATA, tmp_path / "unused", RECIPE)
     plan = AuditPlan(("openness",), items=3, fit_items=4, questions=2, max_new_tokens=3)
     models = [TunedModel("other", "other", model=tiny_folders[1])]
 
@@ -167,9 +166,9 @@ def test_scoring_killed_in_a_write_asks_only_for_what_is_missing(tmp_path):
 
 @pytest.mark.parametrize("what", ["running a study", "auditing", "comparing preventions"])
 def test_a_second_process_in_one_folder_is_refused_with_a_clear_word(tmp_path, what):
-    with working_in(tmp_path / "run", what), pytest.raises(UserError, match=f"another process is {what} there; wait"):
-        with working_in(tmp_path / "run", what):
-            pytest.fail("both work there")
+    refused = pytest.raises(UserError, match=f"another process is {what} there; wait")
+    with working_in(tmp_path / "run", what), refused, working_in(tmp_path / "run", what):
+        pytest.fail("both work there")
     with working_in(tmp_path / "run", what):
         pass  # free again
 
@@ -209,7 +208,7 @@ def test_a_study_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(tiny_
     real = os.fsync
 
     def full(handle: int) -> None:
-        if "tune" in os.readlink(f"/proc/self/fd/{handle}"):
+        if "tune" in Path(f"/proc/self/fd/{handle}").readlink().name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
