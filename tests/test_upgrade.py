@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_every_kind_of_file_has_a_version_and_refuses_a_newer_one(kind):
     with pytest.raises(UserError, match=f"^some/file: format {newer(kind)} was {NEWER}"):
         version_in(newer(kind), kind, "some/file")
     for wrong in ("llm-persona.other.1", f"llm-persona.{kind}.x", f"llm-persona.{kind}.-1", 3, ["x"]):
-        with pytest.raises(UserError, match="its format is .*; give another file"):
+        with pytest.raises(UserError, match=r"its format is .*; give another file"):
             version_in(wrong, kind, "some/file")
 
 
@@ -113,10 +114,7 @@ def test_gates_replies_and_the_model_s_stamp_of_0_1_0_are_read(tmp_path, opennes
     write_json(_place(judge, trial_of(openness)), {"passed": True, "checks": {}})
     assert gate_of(judge, openness) == {"passed": True, "checks": {}}
 
-    class Nowhere:
-        identity = {"kind": "test", "model": "m"}
-
-    caller = Caller(Nowhere(), tmp_path)
+    caller = Caller(SimpleNamespace(identity={"kind": "test", "model": "m"}), tmp_path)
     request = ChatRequest((("user", "Q"),), 3)
     place = caller._place(request)
     write_json(place, {"text": "A", "finish": "", "top": [], "prompt_tokens": 1, "completion_tokens": 1})
