@@ -63,6 +63,11 @@ def decode(
             out = subject.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
             past = out.past_key_values
             logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
+        if logprobs.isnan().any():
+            raise UserError(
+                "the model's probabilities are not finite (NaN), so it cannot write; try --dtype float32, or a smaller "
+                "dose"
+            )
         token = _choose(logprobs, temperature, top_p, draw)
         best = logprobs.topk(top_logprobs) if top_logprobs else None
         top = (
