@@ -30,6 +30,8 @@ ORDER = (
     "narcissism",
     "psychopathy",
 )
+TRAIT_NAME = r"^[a-z][a-z0-9_-]{1,40}$"
+"""Names are parts of file names and of JSON keys."""
 ENTRY_POINT = "llm_persona.traits"
 """Packages add traits under this entry-point group; each entry is the path of a trait file."""
 
@@ -82,7 +84,7 @@ class Trait(_Strict):
     """Everything llm-persona knows of one trait. `llm-persona traits new` writes a template that explains it."""
 
     format: Literal[1]
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{1,40}$")
+    name: str = Field(pattern=TRAIT_NAME)
     title: str
     family: str
     definition: str
@@ -247,7 +249,10 @@ def parse_trait(text: str, where: str) -> Trait:
         trait = Trait.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error)}") from error
-    _ = trait.bank  # parse the items now, while the file can be named
+    try:
+        _ = trait.bank  # parse the items now, while the file can be named
+    except UserError as error:
+        raise UserError(str(error) if where.startswith("trait ") else f"{where}: {error}") from error
     return trait
 
 
