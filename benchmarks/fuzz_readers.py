@@ -133,7 +133,7 @@ def _fuzz(given: argparse.Namespace, folder: Path) -> int:
                     failed[reader.name, _kind(error)] += 1
                     continue
                 traceback.print_exc()
-                print(f"FAILED: {reader.name!r}, case {number} of seed {given.seed}: {type(error).__name__}; run it again:")
+                print(f"FAILED: {reader.name!r}, case {number} of seed {given.seed}: {type(error).__name__}; again:")
                 print(f"  python {sys.argv[0]} --reader {reader.name!r} --again {KEPT / 'case'}")
                 return 1
             accepted += found == "accepted"
@@ -156,7 +156,9 @@ def _show(row) -> None:  # type: ignore[no-untyped-def]
 
 def _kind(error: BaseException) -> str:
     """Where in our code an error arose, and what it is."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "llm_persona" in f.filename or "tests" in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "llm_persona" in f.filename or "tests" in f.filename
+    ]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {type(error).__name__} {str(error)[:100]!r}"
 
 

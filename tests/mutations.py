@@ -10,7 +10,8 @@ import struct
 LONG = 100_000
 TEXTS = (
     "", " ", "\n", "x" * LONG, " " * LONG, "\n" * LONG, "1" * 5000, "שלום עולם", "مرحبا", "\u202etxt.exe\u202c",
-    "👩‍👩‍👧‍👦 🙂", "e\u0301", "\x00", "\x1b[31mred\x1b[0m", "\x07\x08\x7f\x85", "\u2028\u2029", "\ud800", "\udfff\ud800",
+    "👩‍👩‍👧‍👦 🙂", "e\u0301", "\x00", "\x1b[31mred\x1b[0m", "\x07\x08\x7f\x85", "\u2028\u2029", "\ud800",
+    "\udfff\ud800",
     "\ufeff", "{question}", "{situation} {answer}", "=1+1", "<script>alert(1)</script>", "../../etc/passwd", "nan",
     "high", "low", "auto", "None", "true", "<" + " " * 5000 + "question", "not " * 3000,
 )  # fmt: skip
@@ -22,7 +23,8 @@ TOKENS = (
     b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b"{\"a\":" * 2000, b"\xff\xfe", b"\xef\xbb\xbf", b"\x00",
     b"\xed\xa0\x80", b"\\ud800", b"\xe2\x80\xa8", b"\r", b"\r\n", b"\n", b"\t", b'"', b"'", b"\\", b",", b":", b"]",
     b"}", b"- ", b"# ", b"&a [*a]", b"*a", b"<<: *a", b"!!int ''", b"!!python/object:os.system {}", b"!!binary x",
-    b"!!timestamp x", b"2024-99-99", b"---\n", b"...\n", b"%YAML 9.9\n", b": {", b"? ", b"|\n", b"\x1b]0;x\x07", b" " * 3000,
+    b"!!timestamp x", b"2024-99-99", b"---\n", b"...\n", b"%YAML 9.9\n", b": {", b"? ", b"|\n", b"\x1b]0;x\x07",
+    b" " * 3000,
 )  # fmt: skip
 
 

@@ -24,7 +24,8 @@ from llm_persona.domain.store import canonical, write_json
 
 ITEM = {
     "idx": 1, "personality": "Openness", "split": "test", "situation": "It rains.", "query": "What now?",
-    "response_high1": "Go out.", "response_high2": "Dance in it.", "response_low1": "Stay in.", "response_low2": "Read.",
+    "response_high1": "Go out.", "response_high2": "Dance in it.", "response_low1": "Stay in.",
+    "response_low2": "Read.",
     "paraphrased_situation": "Rain falls.", "paraphrased_query": "What will you do?",
     "likelihood": {"A": 0.4, "B": 0.3, "C": 0.2, "D": 0.1}, "likelihood_rev": {"A": 0.1, "B": 0.4, "C": 0.3, "D": 0.2},
 }  # fmt: skip
@@ -36,14 +37,15 @@ CHAT = [
     for n in range(3)
 ]  # fmt: skip
 STUDY = {"preset": "smoke", "model": "smollm2-135m", "seed": 3, "traits": ["openness"], "fit_items": 6,
-         "doses": [-0.2, 0.2], "sweep_dose": 0.1, "letter_modes": ["choice"], "tune": False, "device": "cpu"}  # fmt: skip
+         "doses": [-0.2, 0.2], "sweep_dose": 0.1, "letter_modes": ["choice"], "tune": False,
+         "device": "cpu"}  # fmt: skip
 ANSWERS = {"model": "m", "condition": {"name": "openness@3 dose +0.2"},
            "answers": [{"prompt": f"Q{n}", "text": f"steered {n}", "base": f"plain {n}", "trait": "openness"}
                        for n in range(3)]}  # fmt: skip
 LINES = [{"question": f"Q{n}", "answer": f"A{n}", "condition": "c", "trait": "openness"} for n in range(3)]
 REQUEST = {"model": "tiny-llama", "messages": [{"role": "system", "content": "Be brief."},
-           {"role": "user", "content": "What now?"}], "max_tokens": 2, "temperature": 0.7, "top_p": 0.9, "seed": 5, "n": 1,
-           "stop": ["\n"], "logprobs": True, "top_logprobs": 2,
+           {"role": "user", "content": "What now?"}], "max_tokens": 2, "temperature": 0.7, "top_p": 0.9, "seed": 5,
+           "n": 1, "stop": ["\n"], "logprobs": True, "top_logprobs": 2,
            "persona": [{"vector": "v", "dose": 0.2, "layer": 1}]}  # fmt: skip
 REPLY = {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
          "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "42"},
@@ -55,7 +57,10 @@ MESSAGE = {"id": "x", "type": "message", "role": "assistant", "model": "m", "sto
            "stop_sequence": None, "content": [{"type": "text", "text": "42"}],
            "usage": {"input_tokens": 7, "output_tokens": 1}}  # fmt: skip
 CACHED = {"text": "42", "finish": "stop", "top": [{"42": -0.1, "7": -3.0}], "prompt_tokens": 7, "completion_tokens": 1}
-SCRIPT = {"trait": {"answers": {"A": 70}, "contains": {"odd": "REFUSAL"}, "otherwise": 50}, "coherence": {"otherwise": 9}}
+SCRIPT = {
+    "trait": {"answers": {"A": 70}, "contains": {"odd": "REFUSAL"}, "otherwise": 50},
+    "coherence": {"otherwise": 9},
+}
 ROW = {"id": "a", "logprobs": {}, "preference": 0.6, "high": True}
 EVALUATED = {"model": "m", "mode": "likelihood", "condition": {"name": "base", "system": None},
              "traits": {"openness": {"n": 3, "n_unscored": 1, "unscored": {"tie": 1}, "score": 50.0,
@@ -73,8 +78,8 @@ HEADERS = ["127.0.0.1:8000", "http://127.0.0.1:8000", "Bearer token-of-the-test"
 
 @dataclass(frozen=True)
 class Reader:
-    """`seeds`: valid inputs as data (made bytes by `form`) or as bytes. `read` takes bytes; what it raises as `UserError`
-    names the file it was given."""
+    """`seeds`: valid inputs as data (made bytes by `form`) or as bytes. `read` takes bytes; what it raises as
+    `UserError` names the file it was given."""
 
     name: str
     seeds: tuple[Any, ...]
@@ -379,7 +384,8 @@ def _result_readers(written: _Files) -> list[Reader]:
                "evaluated.json"),
         Reader("judge's script", (SCRIPT, SCRIPT["trait"]), mutations.json_bytes, script, "script.json"),
         Reader("adapter's config", (lora,), mutations.json_bytes, adapter, "adapter"),
-        Reader("adapter's recipe", ({"data": {"items": ["a", "b"]}},), mutations.json_bytes, recipe, "llm-persona.json"),
+        Reader("adapter's recipe", ({"data": {"items": ["a", "b"]}},), mutations.json_bytes, recipe,
+               "llm-persona.json"),
     ]  # fmt: skip
 
 
@@ -474,7 +480,7 @@ def _server() -> Any:
     directions = rng.standard_normal((subject.n_layers, subject.hidden_size)).astype(np.float32)
     vector = PersonaVector(directions, np.full(subject.n_layers, 5.0, np.float32), {"recommended": {"balanced": 1}})
     app = make_app(subject, {"v": vector}, limits=ServeLimits(new_tokens=4, body_bytes=1 << 20, seconds=60))
-    return app, httpx2.ASGITransport(app, raise_app_exceptions=True)
+    return httpx2.ASGITransport(app, raise_app_exceptions=True)
 
 
 def _server_readers() -> list[Reader]:
@@ -486,7 +492,7 @@ def _server_readers() -> list[Reader]:
     from llm_persona.interfaces.serve.guard import LOOPBACK, Guard
 
     def body(data: bytes) -> Any:
-        app, transport = _server()
+        transport = _server()
 
         async def post() -> Any:
             async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:

@@ -54,5 +54,7 @@ def load_template(name: str) -> Template:
     if unknown:
         raise UserError(f"--template {name}: unknown field {{{unknown[0][:60]}}}; known are {', '.join(FIELDS)}")
     if len(labels) != 4 or len(set(labels)) != 4:
-        raise UserError(f"--template {name}: needs four different labels, found {one_line(' '.join(labels), 80) or 'none'}")
+        raise UserError(
+            f"--template {name}: needs four different labels, found {one_line(' '.join(labels), 80) or 'none'}"
+        )
     return Template(text.strip("\n"), labels)

@@ -20,8 +20,8 @@ from llm_persona.domain.items import OPTIONS, Item
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.templates import Template, load_template
 from llm_persona.subject.generate import Answer, generate
-from llm_persona.subject.labels import label_probabilities
-from llm_persona.subject.packing import Row
+from llm_persona.subject.labels import label_probabilities, prompts_fit
+from llm_persona.subject.packing import BEYOND, Row, readable
 from llm_persona.subject.score import response_logprobs
 
 Mode = Literal["likelihood", "choice", "upstream", "generate"]
@@ -111,18 +111,23 @@ def evaluate(
 def _likelihood(
     subject: Any, items: Sequence[Item], form: str, progress: Callable[[int], None] | None
 ) -> list[dict[str, Any]]:
-    texts = [item.responses[name] for item in items for name in OPTIONS]
-    prompts = [item.prompt for item in items for _ in OPTIONS]
+    fits = readable(subject, [Row(item.prompt, item.responses[name]) for item in items for name in OPTIONS])
+    parts = [slice(k * len(OPTIONS), (k + 1) * len(OPTIONS)) for k in range(len(items))]
+    asked = [item for item, part in zip(items, parts, strict=True) if all(fits[part])]
+    texts = [item.responses[name] for item in asked for name in OPTIONS]
+    prompts = [item.prompt for item in asked for _ in OPTIONS]
     done = _per_item(progress, len(OPTIONS) * (2 if form == "unconditional" else 1))
+    if progress is not None:
+        progress(len(items) - len(asked))
     found = response_logprobs(subject, [Row(p, t) for p, t in zip(prompts, texts, strict=True)], done)
     alone = None
     if form == "unconditional":
         alone = response_logprobs(subject, [Row(NO_SITUATION, text) for text in texts], done)
-    parts = [slice(k * len(OPTIONS), (k + 1) * len(OPTIONS)) for k in range(len(items))]
-    return [
-        likelihood_row(item.id, found[part], alone[part] if alone is not None else None, form)
-        for item, part in zip(items, parts, strict=True)
-    ]
+    scored = {
+        id(item): likelihood_row(item.id, found[part], alone[part] if alone is not None else None, form)
+        for item, part in zip(asked, parts[: len(asked)], strict=True)
+    }
+    return [scored.get(id(item), {"id": item.id, "unscored": BEYOND}) for item in items]
 
 
 def _prompts(items: Sequence[Item], template: Template) -> list[str]:
@@ -141,7 +146,9 @@ def _letters(
     upstream: bool,
     progress: Callable[[int], None] | None,
 ) -> list[dict[str, Any]]:
-    found = label_probabilities(subject, _prompts(items, template), template.labels, upstream)
+    prompts = _prompts(items, template)
+    found = label_probabilities(subject, prompts, template.labels, upstream)
+    fits = prompts_fit(subject, prompts, upstream)
     if progress is not None:
         progress(len(items))
     return [
@@ -151,6 +158,8 @@ def _letters(
             dict(zip(REVERSED, found[2 * number + 1].tolist(), strict=True)),
             upstream,
         )
+        if all(fits[2 * number : 2 * number + 2])
+        else {"id": item.id, "unscored": BEYOND}
         for number, item in enumerate(items)
     ]
 

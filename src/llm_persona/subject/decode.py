@@ -9,6 +9,7 @@ import torch
 
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens
+from llm_persona.subject.generate import NO_PROBABILITIES
 from llm_persona.subject.load import Subject
 from llm_persona.subject.reading import reading
 
@@ -64,10 +65,7 @@ def decode(
             past = out.past_key_values
             logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
         if logprobs.isnan().any():
-            raise UserError(
-                "the model's probabilities are not finite (NaN), so it cannot write; try --dtype float32, or a smaller "
-                "dose"
-            )
+            raise UserError(NO_PROBABILITIES)
         token = _choose(logprobs, temperature, top_p, draw)
         best = logprobs.topk(top_logprobs) if top_logprobs else None
         top = (

@@ -272,12 +272,16 @@ def load_model(model: str, dtype: str, device: str) -> Subject:
     """
     from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.subject.chat import makeshifts
     from llm_persona.subject.load import load_subject
 
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
-        return load_subject(model, dtype=dtype, device=device)
+        subject = load_subject(model, dtype=dtype, device=device)
+    for note in makeshifts(subject):
+        click.echo(f"llm-persona: note: {note}", err=True)
+    return subject
 
 
 @dataclass(frozen=True)
