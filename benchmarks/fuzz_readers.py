@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import faulthandler
+import os
 import random
 import re
 import resource
@@ -45,7 +46,6 @@ def _stop(*_: object) -> None:
 def results_reader(folder: Path):  # type: ignore[no-untyped-def]
     """`report RUN` and what reads results.json besides, on the results of a study of a tiny random model."""
     import json
-    import os
 
     import mutations
     from conftest import save_tiny_model
@@ -53,7 +53,6 @@ def results_reader(folder: Path):  # type: ignore[no-untyped-def]
 
     from llm_persona.studies.report import write_report
 
-    os.environ["LLM_PERSONA_CACHE"] = str(folder / "cache")
     study = Path(__file__).with_name("tiny_study.yaml")
     model = save_tiny_model(folder / "tiny-model")
     command("run", str(study), "--model", str(model), "--out", str(folder / "run"))
@@ -98,6 +97,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _stop)
     with tempfile.TemporaryDirectory() as text:
+        os.environ["LLM_PERSONA_CACHE"] = str(Path(text) / "cache")
         return _fuzz(given, Path(text))
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -137,7 +136,6 @@ def command(*arguments: str) -> None:
 
 def make_readers(folder: Path) -> list[Reader]:
     """The table; files are written into `folder`."""
-    os.environ["LLM_PERSONA_CACHE"] = str(folder / "cache")
     written = _Files(folder)
     return [*_item_readers(written), *_file_readers(written), *_result_readers(written), *_api_readers(written),
             *_server_readers()]  # fmt: skip
