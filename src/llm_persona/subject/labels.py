@@ -58,9 +58,10 @@ def _variants(subject: Subject, label: str) -> list[int]:
     return found
 
 
-def prompts_fit(subject: Any, prompts: Sequence[str], upstream: bool = False) -> list[bool]:
-    """Which prompts the subject can read at once (all, for models behind an API: they say so themselves)."""
+def prompts_fit(subject: Any, prompts: Sequence[str], upstream: bool = False, new: int = 0) -> list[bool]:
+    """Which prompts the subject can read at once and go on for `new` tokens (all, for models behind an API: they say
+    so themselves)."""
     if not isinstance(subject, Subject):
         return [True] * len(prompts)
     render = render_upstream if upstream else render_prompt
-    return [len(render(subject, prompt)) <= subject.max_length for prompt in prompts]
+    return [len(render(subject, prompt)) + new <= subject.max_length for prompt in prompts]
