@@ -13,12 +13,14 @@ from readers import ITEM, strict
 
 import llm_persona as lp
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import parse_item
+from llm_persona.domain.items import Items, parse_item
 from llm_persona.domain.responses import labelled
 from llm_persona.domain.store import write_json
+from llm_persona.domain.traits import load_trait
 from llm_persona.instruments.perplexity import Perplexity
 from llm_persona.instruments.trait_benchmark import MODES, evaluate
 from llm_persona.interfaces.cli.main import run
+from llm_persona.studies.sources import item_sets, within_context
 from llm_persona.subject.chat import makeshifts, render_prompt
 from llm_persona.subject.decode import decode
 from llm_persona.subject.generate import generate
@@ -133,6 +135,19 @@ def test_items_that_are_all_alike_are_ties(tiny):
     quality = lp.assess(acts, permutations=20)
     assert quality.layers[0].band == "poor"
     assert not lp.fit(acts).norms.any() or np.isfinite(lp.fit(acts).norms).all()
+
+
+def test_items_beyond_the_context_are_left_out_of_a_vector_and_counted(tiny):
+    fair = Items(
+        [item(n, query=f"What {n}?", split=split) for n, split in enumerate(("fit", "select", "test"))], "here"
+    )
+    long = Items([*fair, item(9, situation="It rains. " * 100, split="fit")], "here")
+    trait = load_trait("openness")
+    left, out = within_context(tiny, item_sets(long, trait, second=0, transfer=0))
+    assert (out, list(left.fit), list(left.test)) == (1, [fair[0]], [fair[2]])
+    assert within_context(tiny, item_sets(fair, trait, second=0, transfer=0))[1] == 0
+    with pytest.raises(UserError, match="every item of split 'fit' is longer than the model's context of 512 tokens"):
+        within_context(tiny, item_sets(long[3:], trait, second=0, transfer=0))
 
 
 @contextlib.contextmanager
