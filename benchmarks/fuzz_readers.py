@@ -28,7 +28,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 KEPT = Path("fuzz-failure")
 SECONDS = 20
-"""Of one case; the readers need milliseconds, so that what grows with the square of a text's length shows."""
+"""Of processor time for one case; the readers need milliseconds, so that what grows with the square of a text's length
+shows, and a busy machine does not."""
 MEMORY = 12 << 30
 REPORTS = 20
 """One in so many cases draws a whole report, which takes a second."""
@@ -40,7 +41,7 @@ class Hang(BaseException):
 
 
 def _stop(*_: object) -> None:
-    raise Hang(f"longer than {SECONDS} s")
+    raise Hang(f"more than {SECONDS} s of processor time")
 
 
 def results_reader(folder: Path):  # type: ignore[no-untyped-def]
@@ -73,12 +74,12 @@ def one(reader, data: bytes) -> str:  # type: ignore[no-untyped-def]
     """The outcome of a case, within the time limit."""
     from readers import outcome
 
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # where C code does not come back
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    faulthandler.dump_traceback_later(15 * SECONDS, exit=True)  # where it only waits, or C code does not come back
     try:
         return outcome(reader, data)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -95,7 +96,7 @@ def main() -> int:
     sys.path.insert(0, str(TESTS))
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _stop)
+    signal.signal(signal.SIGPROF, _stop)
     with tempfile.TemporaryDirectory() as text:
         os.environ["LLM_PERSONA_CACHE"] = str(Path(text) / "cache")
         return _fuzz(given, Path(text))

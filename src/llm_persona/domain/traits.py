@@ -220,8 +220,9 @@ def parse_yaml(text: str, where: str) -> Any:
         if "&" in text:
             for event in yaml.parse(text, Loader=loader):
                 if isinstance(event, yaml.AliasEvent):
-                    line = event.start_mark.line + 1
-                    raise UserError(f"{where}:{line}: uses the alias *{event.anchor[:40]}; write the value out there")
+                    line = event.start_mark.line + 1 if event.start_mark else "?"
+                    name = str(event.anchor)[:40]
+                    raise UserError(f"{where}:{line}: uses the alias *{name}; write the value out there")
         return yaml.load(text, Loader=loader)  # noqa: S506
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
