@@ -276,3 +276,39 @@ def test_texts_at_the_limit_are_read_and_other_records_are_refused_by_what_they_
     assert len(parse_item({**GOOD, "query": "x" * TEXT_LIMIT}, "here:1", "0").query) == TEXT_LIMIT
     with pytest.raises(UserError, match="must be an object, not list"):
         parse_item([], "here:1", "0")
+
+
+def test_an_interval_of_a_mean_is_the_percentile_one_widened_by_t_and_n():
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    found = mean_estimate(values, draws=500, seed=3)
+    drawn = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=500) @ values / 4
+    factor = scipy_stats.t.ppf(0.975, 3) / scipy_stats.norm.ppf(0.975) * math.sqrt(4 / 3)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (found.value, found.n) == (4.0, 4)
+    assert found.ci == pytest.approx([4 + (low - 4) * factor, 4 + (high - 4) * factor])
+    assert mean_estimate(values) == mean_estimate(values, 2000, 0)
+    one, none, two = mean_estimate([3]), mean_estimate([]), mean_estimate([1, 2])
+    assert (one.value, one.ci, one.n) == (3.0, [None, None], 1)
+    assert (math.isnan(none.value), none.ci, none.n) == (True, [None, None], 0)
+    assert None not in two.ci
+    assert set(np.unique(sign_flips(5, 200, 0))) == {-1.0, 1.0}
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_first_crossing_of_a_cost_counts_and_the_whole_range_decides_the_way():
+    points = [(-0.4, -8.0, 1.2), (-0.2, -6.0, 1.4), (0.0, 0.0, 1.0)]
+    assert at_equal_cost(points, 1.3)["dose"] == pytest.approx(-0.15)
+    found = dose_response([-1, 0, 1], [[0.5], [0.1], [0.4]])
+    assert found["wrong_way"] == 1.0  # up from the base, but down from the lowest dose
+
+
+def test_the_split_of_an_item_without_one_never_changes():
+    """Numbers of a file rest on it: another digest or share would move items from one side to the other."""
+    found = [parse_item({**GOOD, "query": f"What now, {n}?"}, "here", "0").split for n in range(8)]
+    assert found == ["fit", "select", "fit", "test", "fit", "fit", "select", "fit"]
+    assert parse_item({**GOOD, "likelihood": {"A": 1.0005}}, "here", "0").likelihood == {"A": 1.0005}
+    with pytest.raises(UserError, match="field 'situation' is missing"):
+        parse_item({}, "here", "0")
