@@ -86,7 +86,7 @@ def within_context(subject: Subject, sets: ItemSets) -> tuple[ItemSets, int]:
     Raises:
         UserError: a set of which nothing is left.
     """
-    left: dict[str, Items] = {}
+    left: dict[str, Any] = {}
     out = 0
     for name in ("fit", "select", "test", "second", "transfer"):
         items: Items = getattr(sets, name)
