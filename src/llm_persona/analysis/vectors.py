@@ -34,6 +34,8 @@ class PersonaVector:
     def __post_init__(self) -> None:
         if self.directions.ndim != 2 or self.reference_norms.shape != self.directions.shape[:1]:
             raise UserError("a vector needs directions [layers, hidden] and reference_norms [layers]")
+        if not self.directions.size:
+            raise UserError("a vector needs at least one layer and a width of at least one")
         if not (np.isfinite(self.directions).all() and np.isfinite(self.reference_norms).all()):
             raise UserError("a vector with NaN or infinity cannot be used; fit it again in float32")
 
@@ -129,13 +131,53 @@ class PersonaVector:
                         else "not a persona vector"
                     )
                     raise UserError(f"{path}: {newer}")
-                return cls(
-                    stored.get_tensor("directions"), stored.get_tensor("reference_norms"), json.loads(meta["meta"])
+                found = cls(
+                    _numbers(stored.get_tensor("directions")),
+                    _numbers(stored.get_tensor("reference_norms")),
+                    json.loads(meta["meta"]),
                 )
+            fault = _fault(found)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such vector file; make one with `llm-persona vectors extract`") from error
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except UserError as error:
+            raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            # (TypeError and AttributeError: number formats that numpy has not)
             raise UserError(f"{path}: damaged or not a vector file; extract it again") from error
+        if fault:
+            raise UserError(f"{path}: {fault}; extract it again")
+        return found
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind != "f":
+        raise TypeError(values.dtype)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity, which is refused
+        return values.astype(np.float32)
+
+
+def _fault(vector: PersonaVector) -> str:
+    """What is wrong with a file's norms, or with those of its metadata that others rely on; "" if nothing."""
+    meta = vector.meta
+    if (vector.reference_norms < 0).any():
+        return "a reference norm is negative"
+    if not isinstance(meta, dict):
+        return "its metadata are no object"
+    for name in ("trait", "model", "family"):
+        if not isinstance(meta.get(name), (str, type(None))):
+            return f"metadata: {name!r} is no text"
+    items = meta.get("items", [])
+    if not isinstance(items, list) or not all(isinstance(i, str) for i in items):
+        return "metadata: 'items' is no list of ids"
+    recommended = meta.get("recommended")
+    if not isinstance(recommended, (dict, type(None))):
+        return "metadata: 'recommended' is no object"
+    for name, value in (recommended or {}).items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))) or not abs(value or 0) < 1e12:
+            return f"metadata: 'recommended' {name[:40]!r} is no number"
+        if name in ("quality", "effect", "balanced") and not (isinstance(value, int) and 0 <= value < vector.n_layers):
+            return f"metadata: 'recommended' {name!r} is none of its layers 0 to {vector.n_layers - 1}"
+    return ""
 
 
 def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:

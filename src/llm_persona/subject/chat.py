@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.errors import TooLong, UserError, one_line
 from llm_persona.subject.load import Subject
 
 PLAIN = (
@@ -42,6 +42,18 @@ def messages_for(
     if _takes_system(subject):
         return [{"role": "system", "content": system}, *turns]
     return [{**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
+def makeshifts(subject: Subject) -> list[str]:
+    """What is done in place of what the tokenizer lacks, a sentence each (none for a chat model)."""
+    found = []
+    if not subject.tokenizer.chat_template:
+        found.append('the tokenizer has no chat template: turns are written as "User: ..." and "Assistant: ..."')
+    if not end_tokens(subject):
+        found.append(
+            "the tokenizer has no end token: every answer goes on to --max-new-tokens, and fine-tuning learns no end"
+        )
+    return found
 
 
 def _template(subject: Subject) -> str | None:
@@ -97,7 +109,7 @@ def render_response(
     guessed from the length of the response tokenised by itself, which differs at the seams.
 
     Raises:
-        UserError: an empty response, a template that drops or rewrites it, or a text beyond the model's length.
+        UserError: an empty response, or a template that drops or rewrites it. TooLong: beyond the model's length.
     """
     response = response.strip()
     if not response:
@@ -117,7 +129,7 @@ def render_response(
     inside = [i for i, (a, b) in enumerate(offsets) if b > first and a < last and b > a]
     start, end = inside[0], inside[-1] + 1
     if end > subject.max_length:
-        raise UserError(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
+        raise TooLong(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
     return Rendered(ids[:end], start, end, _closing(subject, ids[end:]))
 
 

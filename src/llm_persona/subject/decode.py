@@ -9,6 +9,7 @@ import torch
 
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens
+from llm_persona.subject.generate import NO_PROBABILITIES
 from llm_persona.subject.load import Subject
 from llm_persona.subject.reading import reading
 
@@ -63,6 +64,8 @@ def decode(
             out = subject.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
             past = out.past_key_values
             logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
+        if logprobs.isnan().any():
+            raise UserError(NO_PROBABILITIES)
         token = _choose(logprobs, temperature, top_p, draw)
         best = logprobs.topk(top_logprobs) if top_logprobs else None
         top = (

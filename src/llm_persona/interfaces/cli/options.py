@@ -112,7 +112,7 @@ conditions_options = chain(
     vector_options,
 )  # fmt: skip
 json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the result as JSON.")
-seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 32) - 1))
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,19 @@ class ConditionArguments:
     def made_from(self) -> dict[str, list[str]]:
         """Artefact to the ids of the items it was made from."""
         from llm_persona.analysis.vectors import PersonaVector
+        from llm_persona.domain.errors import UserError
         from llm_persona.domain.store import read_json
 
         found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
-            found[self.adapter] = list(read_json(Path(self.adapter) / "llm-persona.json")["data"]["items"])
+            recipe = Path(self.adapter) / "llm-persona.json"
+            try:
+                found[self.adapter] = [str(i) for i in read_json(recipe)["data"]["items"]]
+            except (LookupError, TypeError) as error:
+                raise UserError(
+                    f"{recipe}: does not say what the adapter was made from (data.items); tune it again, or take the "
+                    "file away if it is not ours"
+                ) from error
         return found
 
 
@@ -274,12 +282,16 @@ def load_model(model: str, dtype: str, device: str) -> Subject:
     """
     from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.subject.chat import makeshifts
     from llm_persona.subject.load import load_subject
 
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
-        return load_subject(model, dtype=dtype, device=device)
+        subject = load_subject(model, dtype=dtype, device=device)
+    for note in makeshifts(subject):
+        click.echo(f"llm-persona: note: {note}", err=True)
+    return subject
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ def make_app(
         place = ".".join(str(p) for p in fault["loc"][1:]) or "body"
         return problem(400, one_line(f"{place}: {fault['msg']}", 300))
 
+    @app.exception_handler(400)
+    async def unreadable(_: Request, error: Exception) -> JSONResponse:  # nested too deeply, or not UTF-8
+        return problem(400, f"body: {one_line(str(getattr(error, 'detail', error)), 200)}; send a JSON object")
+
     @app.exception_handler(404)
     async def missing(request: Request, _: Exception) -> JSONResponse:
         return problem(404, f"no such address: {one_line(request.url.path, 80)}; POST /v1/chat/completions")
@@ -174,7 +178,8 @@ async def _stream(
         choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": (step.finish or None) if step else None}
         if step is not None and body.logprobs:
             choice["logprobs"] = _logprobs([step])
-        return f"data: {json.dumps({**frame, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+        chunk = {**frame, "object": "chat.completion.chunk", "choices": [choice]}
+        return f"data: {json.dumps(chunk, allow_nan=False)}\n\n"
 
     try:
         yield event({"role": "assistant", "content": ""})

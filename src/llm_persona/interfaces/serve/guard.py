@@ -72,17 +72,21 @@ class Guard:
             return problem(408, f"the body did not come within {BODY_SECONDS} s", "timeout_error")
 
     def _refuse(self, scope: Any, headers: dict[str, str]) -> JSONResponse | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        origin = headers.get("origin")
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+            other = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        except ValueError:  # half an IPv6 address
+            return problem(400, "the header Host or Origin is no address")
         if self.hosts and host not in self.hosts:
             return problem(403, f"this server does not answer to the name {host!r}")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if other:
             return problem(403, "requests of pages from other origins are refused")
         if self.token is not None and scope["path"] != "/health":
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()
             if not secrets.compare_digest(given.encode(), self.token.encode()):
                 return problem(401, "a token is needed: Authorization: Bearer TOKEN", "authentication_error")
         size = headers.get("content-length", "0")
-        if size.isdigit() and int(size) > self.largest:
+        if size.isascii() and size.isdigit() and (len(size) > 18 or int(size) > self.largest):
             return problem(413, f"the body exceeds {self.largest} bytes")
         return None
