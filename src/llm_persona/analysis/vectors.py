@@ -64,6 +64,12 @@ class PersonaVector:
         reference = float(self.reference_norms[layer])
         return float(self.norms[layer]) / reference if reference > 0 else 0.0
 
+    def midpoint(self, layer: int) -> float | None:
+        """Projection, on the unit direction of `layer`, of the point midway between the poles' means over the rows the
+        vector was fitted on; None where the file does not keep it."""
+        kept = self.meta.get("midpoints")
+        return float(kept[layer]) if isinstance(kept, list) and len(kept) == self.n_layers else None
+
     def coefficient_for(self, dose: float, layer: int) -> float:
         """The coefficient c with sign(c) * norm(c * v_l) / reference norm = `dose`."""
         unit = self.dose_per_unit(layer)
@@ -93,7 +99,8 @@ class PersonaVector:
 
     def with_direction(self, directions: np.ndarray, **meta: Any) -> PersonaVector:
         """The same reference norms with other directions: how controls of equal dose are made."""
-        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**self.meta, **meta})
+        kept = {name: value for name, value in self.meta.items() if name != "midpoints"}  # they lie on the old ones
+        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**kept, **meta})
 
     def save(self, path: str | Path) -> None:
         """Write safetensors with the metadata as JSON."""
@@ -145,7 +152,8 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
         acts: [n, layers, hidden] with rows of both poles.
 
     Returns:
-        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm.
+        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm;
+        `meta["midpoints"]`: see `PersonaVector.midpoint`.
 
     Raises:
         UserError: one of the poles has no row.
@@ -155,9 +163,11 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
     if not high.any() or not low.any():
         raise UserError(f"fit: {int(high.sum())} high and {int(low.sum())} low rows; both poles are needed")
     values = np.asarray(acts.values, dtype=np.float64)
-    directions = values[high].mean(axis=0) - values[low].mean(axis=0)
+    above, below = values[high].mean(axis=0), values[low].mean(axis=0)
     reference = np.linalg.norm(values, axis=2).mean(axis=0)
-    return PersonaVector(directions.astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+    vector = PersonaVector((above - below).astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+    middle = projections((above + below)[None] / 2, vector)[0]
+    return replace(vector, meta={**vector.meta, "midpoints": [float(x) for x in middle]})
 
 
 def random_like(vector: PersonaVector, seed: int, name: str = "random") -> PersonaVector:
