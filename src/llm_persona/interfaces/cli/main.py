@@ -19,6 +19,7 @@ COMMANDS = {
     "finetune": ("finetune", "Train a LoRA adapter on a trait's pole or a chat file."),
     "screen": ("screen", "Screen chat data with a persona vector before fine-tuning on it."),
     "judge": ("judge", "Try a judge on answers of known pole, and score stored answers with it."),
+    "trace": ("trace", "Show where each token of a conversation lies along a persona vector, live too."),
     "prevent": ("prevent", "Fine-tune in ways that hold a trait still, and compare them."),
     "audit": ("audit", "Show what a fine-tuning did to every trait."),
     "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
