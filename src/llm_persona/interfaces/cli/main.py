@@ -18,7 +18,7 @@ COMMANDS = {
     "steer": ("steer", "Generate under a condition, or chat."),
     "finetune": ("finetune", "Train a LoRA adapter on a trait's pole or a chat file."),
     "screen": ("screen", "Screen chat data with a persona vector before fine-tuning on it."),
-    "judge": ("judge", "Try a judge on answers of known pole, and score stored answers with it."),
+    "judge": ("judge", "Try a judge on answers of known pole, score stored answers with it, monitor prompts."),
     "trace": ("trace", "Show where each token of a conversation lies along a persona vector, live too."),
     "prevent": ("prevent", "Fine-tune in ways that hold a trait still, and compare them."),
     "audit": ("audit", "Show what a fine-tuning did to every trait."),
