@@ -81,7 +81,8 @@ def test_unscored_answers_are_left_out_and_too_little_gives_no_number():
     assert found["n"] == int(np.isfinite(after).sum())
     assert found["n_questions"] == 29
     nothing = association(before, np.full_like(after, np.nan), **QUICK)["overall"]
-    assert (nothing["pearson"], nothing["spearman_ci"], nothing["pearson_p"], nothing["n"]) == (None, [None, None], None, 0)
+    assert (nothing["pearson"], nothing["pearson_p"], nothing["n"]) == (None, None, 0)
+    assert nothing["spearman_ci"] == [None, None]
     flat = association(before, np.full_like(after, 50.0), **QUICK)["within"]
     assert flat["pearson"] is None
     assert by_condition(before, np.full_like(after, np.nan))[0]["after_mean"] is None
@@ -161,15 +162,15 @@ def test_monitoring_from_the_command_line(tiny_folders, tmp_path, capsys):
     PersonaVector(rng.standard_normal((4, 32)).astype(np.float32), np.full(4, 5.0, np.float32)).save(file)
     (tmp_path / "j.json").write_text('{"otherwise": 50}')
     command = ["judge", "monitor", "--trait", "openness", "--vector", str(file), "--layer", "2", "--model",
-               tiny_folders[0], "--questions", "3", "--level", "none", "--dose", "0.2", "--max-new-tokens", "2", "--judge",
-               f"scripted:{tmp_path / 'j.json'}", "--out", str(out)]  # fmt: skip
+               tiny_folders[0], "--questions", "3", "--level", "none", "--dose", "0.2", "--max-new-tokens", "2",
+               "--judge", f"scripted:{tmp_path / 'j.json'}", "--out", str(out)]  # fmt: skip
     assert run(command) == 0
     assert "openness: gate: missing" in capsys.readouterr().out
     found = json.loads((out / "monitoring.json").read_text())
     assert [row["condition"]["name"] for row in found["conditions"]] == ["base", "steered +0.2"]
     assert found["associations"][0]["overall"]["spearman"] is None  # this judge always says 50
     assert len(read_answers(out / "answers.jsonl")) == 6
-    assert run([*command[:6], "9", *command[7:]]) == 2
+    assert run([*command[:7], "9", *command[8:]]) == 2
     assert "layers 0 to 3" in capsys.readouterr().err
     assert run([*command, "--samples", "2"]) == 2
     assert "need a temperature" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A trace: the rendered chat's own tokens, the numbers that record gives, live as afterwards, and text shown as text."""
+"""A trace: the rendered chat's own tokens, the numbers that record gives, live as afterwards; text shown as text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def some_vector(subject, seed=0):
 
 @pytest.fixture(scope="module")
 def subject():
-    return leaning(make_subject(), [*"abcdefgh", "Ġ"], 3.0)  # so that what it writes is text
+    return leaning(make_subject(), [*"abcdefgh"], 3.0)  # so that what it writes is text
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +102,13 @@ def test_an_answer_that_ends_by_itself_ends_with_the_template_s_token(vector):
 
 def test_other_work_between_two_steps_disturbs_no_live_trace(subject, vector):
     alone = list(lp.trace_live(subject, "Hi?", vector, max_new_tokens=4))[-1]
+    hooks = [len(block._forward_hooks) for block in subject.blocks]
+    parts = []
     for now in lp.trace_live(subject, "Hi?", vector, max_new_tokens=4):
+        parts.append(now)
+        assert [len(block._forward_hooks) for block in subject.blocks] == hooks
         lp.generate(subject, ["Something else"], max_new_tokens=2)
-    assert now.projections == pytest.approx(alone.projections, abs=1e-5)
-    assert not any(block._forward_hooks for block in subject.blocks)
+    assert parts[-1].projections == pytest.approx(alone.projections, abs=1e-5)
 
 
 def test_zero_lies_midway_between_the_poles_where_the_vector_keeps_that_else_at_the_prompt_s_mean(subject, vector):
@@ -128,7 +131,8 @@ def test_zero_lies_midway_between_the_poles_where_the_vector_keeps_that_else_at_
     [([], "conversation is empty"), ([{"role": "bot", "content": "x"}], "role 'bot'; choose"),
      ([{"role": "user", "content": " "}], r"messages\[0\]: field 'content'"), (["x"], "must be an object"),
      ([{"role": "assistant", "content": "x"}], "must alternate"), ([TALK[0], TALK[0]], r"\[1\]: role 'user'"),
-     ([TALK[0], {"role": "system", "content": "x"}], "only come first"), ([{"role": "system", "content": "x"}], "only")],
+     ([TALK[0], {"role": "system", "content": "x"}], "only come first"),
+     ([{"role": "system", "content": "x"}], "turn only")],
 )  # fmt: skip
 def test_malformed_conversations_are_named_by_place(messages, said):
     with pytest.raises(UserError, match=said):
@@ -143,13 +147,14 @@ def test_conversations_are_read_from_json_and_lines(tmp_path):
     assert read_conversations(tmp_path / "a.json") == read_conversations(tmp_path / "b.json") == [turns]
     assert read_conversations(tmp_path / "c.jsonl") == [turns, turns[:1]]
     (tmp_path / "d.jsonl").write_text('{"messages": []}')
-    with pytest.raises(UserError, match="d.jsonl:1: messages: the conversation is empty"):
+    with pytest.raises(UserError, match=r"d\.jsonl:1: messages: the conversation is empty"):
         read_conversations(tmp_path / "d.jsonl")
 
 
 def test_what_does_not_fit_the_subject_is_refused(subject, vector):
     for arguments, said in (
-        (("x" * 600, vector), "exceeds the model's 512"), (("Hi", vector, 9), "layers 0 to 3"), (("Hi", []), "0 vectors"),
+        (("x" * 600, vector), "exceeds the model's 512"), (("Hi", vector, 9), "layers 0 to 3"),
+        (("Hi", []), "0 vectors"),
         (("Hi", lp.PersonaVector(np.ones((4, 5), np.float32), np.ones(4, np.float32)), 1), "has width 5"),
         (("Hi", vector.with_direction(vector.directions * 0), 1), "zero at layer 1"),
         (("Hi", lp.PersonaVector(vector.directions, vector.reference_norms)), "no recommended layer"),
@@ -182,7 +187,8 @@ def saved(vector, path):
 @pytest.fixture
 def command(tiny_folders, tmp_path):
     rng = np.random.default_rng(0)
-    made = lp.PersonaVector(rng.standard_normal((4, 32)).astype(np.float32), np.full(4, 5.0, np.float32))
+    small = 0.01 * rng.standard_normal((4, 32)).astype(np.float32)  # so that the tokens lie many pole gaps apart
+    made = lp.PersonaVector(small, np.full(4, 5.0, np.float32))
     return ["trace", "--model", tiny_folders[0], "--read", saved(made, tmp_path / "v.safetensors"), "--read-layer", "2"]
 
 
@@ -213,7 +219,7 @@ def test_a_terminal_shows_colours_unless_they_are_not_wanted_and_never_the_model
         monkeypatch.setattr(terminal, "out", made)
         assert run([*command, "--prompt", evil, "--answer", evil]) == 0
         shown = made.file.getvalue()
-        assert ("\x1b[" in shown.split("one pole gap")[0].split("Projection in")[0]) is not no_color
+        assert (";2;" in shown) is not no_color  # a colour in 24 bits
         assert "\x1b[31m" not in shown and "\x07" not in shown
         if no_color:
             assert "[bold]not markup[/bold]" in shown
@@ -224,7 +230,8 @@ def test_a_terminal_shows_colours_unless_they_are_not_wanted_and_never_the_model
     ("extra", "said"),
     [([], "give a conversation"), (["--prompt", " "], "is empty"),
      (["--prompt", "a", "--answer", "b", "--answer", "c"], "1 --prompt and 2 --answer"),
-     (["--messages", "no.json"], "no such file of messages"), (["--messages", "no.json", "--prompt", "a"], "one of the"),
+     (["--messages", "no.json"], "no such file of messages"),
+     (["--messages", "no.json", "--prompt", "a"], "one of the"),
      (["--prompt", "a", "--read-layer", "3"], "give one for all"), (["--prompt", "a", "--dose", "1"], "to a --vector")],
 )  # fmt: skip
 def test_bad_input_is_one_line(extra, said, command, capsys):

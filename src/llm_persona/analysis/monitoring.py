@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from llm_persona.analysis.stats import percentile_interval, widened
-
-Cells = tuple[np.ndarray, np.ndarray]
 
 
 def association(
@@ -41,10 +38,10 @@ def association(
         "n_conditions": int(scored.any(axis=(1, 2)).sum()),
     }
     found: dict[str, Any] = {}
-    for scope, prepare in (("overall", _all), ("within", _centred)):
+    for scope in ("overall", "within"):
         part: dict[str, Any] = {}
         for name, ranked in (("pearson", False), ("spearman", True)):
-            part |= _measured(x, y, name, prepare, ranked, scope == "overall", draws, permutations, seed)
+            part |= _measured(x, y, name, ranked, scope == "within", draws, permutations, seed)
         found[scope] = {**part, **counts}
     return found
 
@@ -52,81 +49,87 @@ def association(
 def by_condition(before: np.ndarray, after: np.ndarray) -> list[dict[str, Any]]:
     """Per condition: mean of either side, Pearson correlation (None below three scored answers), n scored."""
     rows = []
-    for x, y in zip(np.asarray(before, dtype=float)[:, None], np.asarray(after, dtype=float)[:, None], strict=True):
+    for x, y in zip(np.asarray(before, dtype=float), np.asarray(after, dtype=float), strict=True):
         known = np.isfinite(y)
         n = int(known.sum())
         rows.append(
             {
                 "before_mean": float(x.mean()),
                 "after_mean": float(y[known].mean()) if n else None,
-                "pearson": correlation(_all(x, y, False)) if n > 2 else None,
+                "pearson": _number(_correlations(x[None, None], y[None, None])[0]),
                 "n": n,
             }
         )
     return rows
 
 
-def correlation(cells: Cells) -> float | None:
-    """Pearson correlation of two lists; None for fewer than three pairs, or where one does not vary."""
-    x, y = cells
-    if len(x) < 3:
-        return None
-    x, y = x - x.mean(), y - y.mean()
-    spread = float(np.sqrt((x @ x) * (y @ y)))
-    scale = 1e-12 * max(float(np.abs(cells[0]).max()) ** 2, 1e-300) ** 0.5 * max(float(np.abs(cells[1]).max()), 1e-300)
-    return float(np.clip(x @ y / spread, -1, 1)) if spread > scale else None
+def spearman(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """Spearman correlation of many readings, values alone: `overall` and `within`, each [k]; NaN where there is none.
+
+    Args:
+        before: [k, conditions, questions]. after: as in `association`.
+    """
+    y = np.broadcast_to(after, (len(before), *after.shape))
+    return {scope: _correlations(before, y, True, scope == "within") for scope in ("overall", "within")}
 
 
 def _measured(
-    x: np.ndarray, y: np.ndarray, name: str, prepare: Callable[[np.ndarray, np.ndarray, bool], Cells], ranked: bool,
-    blocks: bool, draws: int, permutations: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    value = correlation(prepare(x, y, ranked))
+    x: np.ndarray, y: np.ndarray, name: str, ranked: bool, within: bool, draws: int, permutations: int, seed: int
+) -> dict[str, Any]:
+    value = _number(_correlations(x[None], y[None], ranked, within)[0])
     found: dict[str, Any] = {name: value, f"{name}_ci": [None, None], f"{name}_p": None}
     used = np.flatnonzero(np.isfinite(y).any(axis=(0, 2)))
-    if value is None or len(used) < 3:
+    n = len(used)
+    if value is None or n < 3:
         return found
     x, y = x[:, used], y[:, used]
     rng = np.random.default_rng(seed)
     resampled = []
-    for _ in range(draws):
-        chosen = rng.integers(0, len(used), len(used))
-        drawn = correlation(prepare(x[:, chosen], y[:, chosen], ranked))
-        if drawn is not None:
-            resampled.append(drawn)
-    if len(resampled) >= draws // 2:
-        low, high = widened(percentile_interval(np.array(resampled)), value, len(used))
+    for count in _parts(draws):
+        chosen = rng.integers(0, n, (count, n))
+        resampled.append(_correlations(x[:, chosen].swapaxes(0, 1), y[:, chosen].swapaxes(0, 1), ranked, within))
+    drawn = np.concatenate(resampled)
+    if np.isfinite(drawn).mean() > 0.5:
+        low, high = widened(percentile_interval(drawn), value, n)
         found[f"{name}_ci"] = [max(-1.0, low), min(1.0, high)]
     beyond = 0
-    for _ in range(permutations):
-        shuffled = x[:, rng.permutation(len(used))]
-        if blocks:
-            shuffled = shuffled[rng.permutation(len(x))]
-        null = correlation(prepare(shuffled, y, ranked))
-        beyond += null is not None and abs(null) >= abs(value) - 1e-12
+    for count in _parts(permutations):
+        questions = rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
+        rows = np.tile(np.arange(len(x)), (count, 1))
+        rows = rows if within else rng.permuted(rows, axis=1)
+        shuffled = x[rows[:, :, None], questions[:, None, :]]
+        null = _correlations(shuffled, np.broadcast_to(y, (count, *y.shape)), ranked, within)
+        beyond += int((np.abs(null) >= abs(value) - 1e-12).sum())
     found[f"{name}_p"] = (1 + beyond) / (1 + permutations)
     return found
 
 
-def _pairs(x: np.ndarray, y: np.ndarray) -> Cells:
+def _parts(total: int, size: int = 200) -> list[int]:
+    """How many at once: memory stays small whatever the number of answers."""
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def _correlations(x: np.ndarray, y: np.ndarray, ranked: bool = False, within: bool = False) -> np.ndarray:
+    """Correlation over scored answers for each of k arrays, [k] from [k, conditions, questions] and [..., samples]; NaN
+    where there are fewer than three pairs, or one side does not vary."""
     known = np.isfinite(y)
-    return np.broadcast_to(x[..., None], y.shape)[known], y[known]
+    shape = (len(y), y.shape[1], -1) if within else (len(y), 1, -1)
+    weight = known.reshape(shape).astype(np.float64)
+    count = np.maximum(weight.sum(axis=-1, keepdims=True), 1)
+    sides, sizes = [], []
+    for side in (np.broadcast_to(x[..., None], y.shape), y):
+        values = np.where(known, side, np.inf).reshape(shape)
+        if ranked:
+            values = rankdata(values, axis=-1)  # what is unscored ranks last, and leaves the others' ranks alone
+        values = np.where(weight > 0, values, 0.0)
+        sizes.append(np.abs(values).max(axis=(1, 2)))
+        sides.append((values - values.sum(axis=-1, keepdims=True) / count) * weight)
+    a, b = sides
+    total = weight.sum(axis=(1, 2))
+    spread = np.sqrt((a**2).sum(axis=(1, 2)) * (b**2).sum(axis=(1, 2)))
+    varied = (spread > 1e-12 * sizes[0] * sizes[1] * total) & (total >= 3)
+    return np.where(varied, np.clip((a * b).sum(axis=(1, 2)) / np.where(varied, spread, 1.0), -1, 1), np.nan)
 
 
-def _all(x: np.ndarray, y: np.ndarray, ranked: bool) -> Cells:
-    a, b = _pairs(x, y)
-    return (rankdata(a), rankdata(b)) if ranked else (a, b)
-
-
-def _centred(x: np.ndarray, y: np.ndarray, ranked: bool) -> Cells:
-    parts = [_all(x[k], y[k], ranked) for k in range(len(x))]
-    kept = [(a - a.mean(), b - b.mean()) for a, b in parts if len(a) > 1]
-    if not kept:
-        return np.empty(0), np.empty(0)
-    return np.concatenate([a for a, _ in kept]), np.concatenate([b for _, b in kept])
-
-
-def spearman(before: np.ndarray, after: np.ndarray) -> tuple[float | None, float | None]:
-    """Spearman correlation overall and within condition, values alone; arguments as in `association`."""
-    x, y = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    return correlation(_all(x, y, True)), correlation(_centred(x, y, True))
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

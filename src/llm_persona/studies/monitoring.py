@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_persona.analysis.monitoring import association, by_condition
+from llm_persona.analysis.monitoring import association, by_condition, spearman
 from llm_persona.analysis.stats import percentile_interval
 from llm_persona.analysis.vectors import PersonaVector, overlap, random_like
 from llm_persona.domain.condition import BASE, Condition, Steer, steered
@@ -37,8 +37,8 @@ LEVELS: tuple[Level, ...] = ("name", "description", "facets")
 RANDOM = 100
 """Random directions that are read beside the vector: conditions move those too."""
 NOTES = (
-    "Overall, conditions that move projection and answer alike make a correlation whatever the vector is: see the random "
-    "directions, and the correlation within condition.",
+    "Overall, conditions that move projection and answer alike make a correlation whatever the vector is: see the "
+    "random directions, and the correlation within condition.",
     "Intervals resample questions, each with all its answers; the conditions are those that were measured.",
     "Where a condition steers at or below the layer that is read, the vector it adds is itself in the projection: "
     "`prompt_last_without_added` is the projection less that constant.",
@@ -87,9 +87,9 @@ class MonitorPlan:
 
 @dataclass(frozen=True)
 class Written:
-    """What the subject did in one condition, by question: `prompt_last` [questions, vectors] (the vector first, then the
-    random directions), the constant that steering `added` to each [vectors], `answers` [questions][samples], and the
-    base's reading of each (None where an answer cannot be read)."""
+    """What the subject did in one condition, by question: `prompt_last` [questions, vectors] (the vector first, then
+    the random directions), the constant that steering `added` to each [vectors], `answers` [questions][samples], and
+    the base's reading of each (None for an empty one)."""
 
     condition: Condition
     prompt_last: np.ndarray
@@ -266,13 +266,10 @@ def _verdicts(judge: Judge | None, requests: Sequence[JudgeRequest | None], prog
 
 def _random(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Central 95% of the Spearman correlation of random directions, overall and within condition."""
-    from llm_persona.analysis.monitoring import spearman
-
-    drawn = [spearman(before[:, :, k], after) for k in range(1, before.shape[2])]
-    interval: dict[str, Any] = {"n": len(drawn)}
-    for number, scope in enumerate(("overall", "within")):
-        values = [pair[number] for pair in drawn if pair[number] is not None]
-        interval[f"spearman_{scope}"] = list(percentile_interval(np.array(values, dtype=float))) if values else None
+    drawn = spearman(before[:, :, 1:].transpose(2, 0, 1), after)
+    interval: dict[str, Any] = {"n": before.shape[2] - 1}
+    for scope, values in drawn.items():
+        interval[f"spearman_{scope}"] = list(percentile_interval(values)) if np.isfinite(values).any() else None
     return interval
 
 

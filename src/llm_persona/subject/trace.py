@@ -194,7 +194,7 @@ def trace(
     vector: PersonaVector | Sequence[PersonaVector],
     layer: int | Sequence[int] | None = None,
 ) -> Trace:
-    """Read a conversation in the state the subject is in: the projection of every token on each vector's unit direction.
+    """Read a conversation in the state the subject is in: every token's projection on each vector's unit direction.
 
     The tokens are exactly those of the rendered chat. A conversation that ends with the user's turn is read up to
     where the answer would begin. The mean over the answer's own tokens is `record`'s `response_mean`; the last prompt

@@ -107,7 +107,7 @@ def score(
 @click.option("--dose", "doses", multiple=True, type=float, help="Also steered at this dose (repeatable).")
 @click.option("--level", "levels", multiple=True, type=click.Choice(["pair", "name", "description", "facets", "none"]),
               default=("name", "description", "facets"), show_default=True,
-              help="Also instructed, high and low, saying this much (repeatable; none leaves instructions out).")  # fmt: skip
+              help="Also instructed, high and low, saying this much (repeatable; none: no instructions).")  # fmt: skip
 @click.option("--questions", type=click.IntRange(min=3), help="At most N of the trait's test questions.")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="Answers a question.")
 @click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(min=0), help="0 is greedy.")
@@ -172,7 +172,8 @@ def _print_monitoring(found: dict[str, Any]) -> None:
     for row in found["conditions"]:
         own, score = row["answer_projection"], row.get("judged") or {}
         rows.append([row["condition"]["name"], cell(row["prompt_last_mean"]), cell(row["added"]), cell(own["mean"]),
-                     cell(score.get("mean"), 1), str(score.get("n", own["n"])), str(score.get("n_unscored", 0))])  # fmt: skip
+                     cell(score.get("mean"), 1), str(score.get("n", own["n"])),
+                     str(score.get("n_unscored", 0))])  # fmt: skip
     reader = found["vector"]
     table(f"{found['trait']} at layer {reader['layer']}: means in projection units, scores 0 to 100",
           ["condition", "last prompt token", "of it added", "answer's projection", "judged", "n", "unscored"],
