@@ -66,6 +66,12 @@ class PersonaVector:
         reference = float(self.reference_norms[layer])
         return float(self.norms[layer]) / reference if reference > 0 else 0.0
 
+    def midpoint(self, layer: int) -> float | None:
+        """Projection, on the unit direction of `layer`, of the point midway between the poles' means over the rows the
+        vector was fitted on; None where the file does not keep it."""
+        kept = self.meta.get("midpoints")
+        return float(kept[layer]) if isinstance(kept, list) and len(kept) == self.n_layers else None
+
     def coefficient_for(self, dose: float, layer: int) -> float:
         """The coefficient c with sign(c) * norm(c * v_l) / reference norm = `dose`."""
         unit = self.dose_per_unit(layer)
@@ -95,7 +101,8 @@ class PersonaVector:
 
     def with_direction(self, directions: np.ndarray, **meta: Any) -> PersonaVector:
         """The same reference norms with other directions: how controls of equal dose are made."""
-        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**self.meta, **meta})
+        kept = {name: value for name, value in self.meta.items() if name != "midpoints"}  # they lie on the old ones
+        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**kept, **meta})
 
     def save(self, path: str | Path) -> None:
         """Write safetensors with the metadata as JSON."""
@@ -187,7 +194,8 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
         acts: [n, layers, hidden] with rows of both poles.
 
     Returns:
-        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm.
+        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm;
+        `meta["midpoints"]`: see `PersonaVector.midpoint`.
 
     Raises:
         UserError: one of the poles has no row.
@@ -196,14 +204,16 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
     low = np.array([p == "low" for p in acts.poles], dtype=bool)
     if not high.any() or not low.any():
         raise UserError(f"fit: {int(high.sum())} high and {int(low.sum())} low rows; both poles are needed")
-    directions = np.empty(acts.values.shape[1:])
+    above, below = (np.empty(acts.values.shape[1:]) for _ in range(2))
     norms = np.empty(acts.values.shape[:2])
     for layer in range(acts.n_layers):  # float64 copies of one layer at a time
         values = np.asarray(acts.values[:, layer], dtype=np.float64)
-        directions[layer] = values[high].mean(axis=0) - values[low].mean(axis=0)
+        above[layer], below[layer] = values[high].mean(axis=0), values[low].mean(axis=0)
         norms[:, layer] = np.linalg.norm(values, axis=1)
     reference = norms.mean(axis=0)
-    return PersonaVector(directions.astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+    vector = PersonaVector((above - below).astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+    middle = projections((above + below)[None] / 2, vector)[0]
+    return replace(vector, meta={**vector.meta, "midpoints": [float(x) for x in middle]})
 
 
 def random_like(vector: PersonaVector, seed: int, name: str = "random") -> PersonaVector:

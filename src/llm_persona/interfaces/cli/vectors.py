@@ -177,7 +177,7 @@ def show(
     from llm_persona.interfaces.cli.terminal import cell, plain, table
 
     vector = PersonaVector.load(path)
-    meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended")}
+    meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended", "midpoints")}
     for key, value in meta.items():
         click.echo(plain(f"{key}: {value}"))
     click.echo(
