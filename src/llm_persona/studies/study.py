@@ -24,7 +24,7 @@ from llm_persona.studies.agreement import agreement
 from llm_persona.studies.arithmetic import measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
 from llm_persona.studies.findings import findings
-from llm_persona.studies.judged import judge_state
+from llm_persona.studies.judged import judge_state, unscored
 from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.report import write_report
@@ -186,7 +186,7 @@ def _results(
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "arithmetic": arithmetic,
         "answers": {"file": FILE, **{k: getattr(config, k) for k in ("samples", "temperature", "max_new_tokens")}},
-        "judge": None if judge is None else judge_state(judge, [s.trait for s in studies]),
+        "judge": None if judge is None else _judged(judge, studies),
         "recommendations": {s.name: _recommendation(s, config) for s in studies},
     }
     for trait in results["traits"].values():
@@ -197,6 +197,11 @@ def _results(
     results["agreement"] = agreement(results["traits"], answers, scores, results["judge"])
     results["findings"] = findings(results)
     return results
+
+
+def _judged(judge: Judge, studies: list[TraitStudy]) -> dict[str, Any]:
+    graded = {s.name: unscored(s.name, s.verdicts) for s in studies}
+    return {**judge_state(judge, [s.trait for s in studies]), "graded": graded}
 
 
 def _profile(studies: list[TraitStudy]) -> dict[str, Any]:

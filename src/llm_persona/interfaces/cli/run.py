@@ -103,5 +103,9 @@ def _summary(results: dict[str, Any]) -> None:
     )
     if results["judge"] is not None:
         print_agreement(results["agreement"])
+        for name, graded in results["judge"]["graded"].items():
+            for reason, count in graded["unscored"].items():
+                click.echo(f"- {name}: {count} of {graded['n']} judged answers unscored: {reason}")
+            click.echo(f"{name}: {results['judge']['gates'][name]['state']}")
     for finding in results["findings"]:
         click.echo(f"- {finding['trait']}: {finding['text']} [evidence: {finding['evidence']}]")
