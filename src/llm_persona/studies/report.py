@@ -7,7 +7,8 @@ from typing import Any
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.store import read_json, write_text
-from llm_persona.studies.figures import save_figures
+from llm_persona.studies.figures import draw_figures, save_figures
+from llm_persona.studies.findings import headline
 from llm_persona.studies.page import render_page
 
 FORMAT = "llm-persona.results.1"
@@ -34,7 +35,8 @@ def write_report(folder: str | Path) -> Path:
     """Write `report.html` and `figures/` of a finished run; returns the page's path."""
     path = Path(folder)
     results = read_results(path)
-    figures = save_figures(results, path / "figures")
-    page = render_page("report.html.j2", figures, r=results)
+    figures = save_figures(draw_figures(results), path / "figures")
+    answer = results.get("answer") or headline(results)
+    page = render_page("report.html.j2", figures, r=results, answer=answer)
     write_text(path / "report.html", page)
     return path / "report.html"
