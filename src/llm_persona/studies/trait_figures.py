@@ -48,7 +48,9 @@ def draw_layers(name: str, trait: dict[str, Any]) -> Drawing:
     for pole, colour, marker in (("high", HIGH, "^"), ("low", LOW, "v")):
         values = [r[f"variance_{pole}"] for r in rows]
         line = bottom.plot(x, values, color=colour, marker=marker, ms=3, lw=1.2, label=f"{pole} responses")
-        drawing.tell(line[0], [f"Layer {n}: variance of {pole} responses {v:.3g}" for n, v in zip(x, values, strict=True)])
+        drawing.tell(
+            line[0], [f"Layer {n}: variance of {pole} responses {v:.3g}" for n, v in zip(x, values, strict=True)]
+        )
     if all(r["variance_high"] > 0 and r["variance_low"] > 0 for r in rows):
         bottom.set_yscale("log")
     bottom.set(xlabel="layer (output of decoder block)", ylabel="variance")
@@ -182,7 +184,12 @@ def draw_conditions(name: str, trait: dict[str, Any]) -> Drawing:
         drawing.tell(line[0], [f"{label}: {row['score']:.0f}% ({interval(row['score_ci'], 0)})"])
     if rows:
         axis.axvline(rows[0][1]["score"], color=NEUTRAL, ls=":", lw=0.8)
-    axis.set(yticks=range(len(rows)), yticklabels=[r[0] for r in rows], xlim=(-2, 102), xlabel="high answers, % (95% interval)")
+    axis.set(
+        yticks=range(len(rows)),
+        yticklabels=[r[0] for r in rows],
+        xlim=(-2, 102),
+        xlabel="high answers, % (95% interval)",
+    )
     axis.invert_yaxis()
     text = ", ".join(f"{label} {row['score']:.0f}%" for label, row, _ in rows) or "nothing was scored"
     drawing.alt = f"Score of {name} with 95% intervals: {text}."

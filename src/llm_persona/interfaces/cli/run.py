@@ -71,8 +71,11 @@ def run(
 
 
 def _summary(results: dict[str, Any]) -> None:
+    from llm_persona.interfaces.cli.quiet import is_quiet
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
+    if is_quiet():
+        return
     rows = []
     for name, trait in results["traits"].items():
         recommended = results["recommendations"][name]

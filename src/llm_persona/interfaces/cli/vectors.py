@@ -60,9 +60,11 @@ def extract(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
-    from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.interfaces.cli.terminal import StudyProgress, status
     from llm_persona.studies.extraction import extract as run_extraction
+    from llm_persona.studies.recommend import most_layers
     from llm_persona.studies.sources import SourcePlan, item_sets, source_rows
+    from llm_persona.studies.stages import Stages
     from llm_persona.subject.elicit import ElicitationPlan
 
     loaded = load_trait(trait)
@@ -79,10 +81,11 @@ def extract(
         subject = load_model(model, dtype, device)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
-    with status("recording"):
+    with status("making the contrast"):
         rows = source_rows(subject, loaded, sets, plan)
-        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source,
-                               position, layers=sweep_layers, seed=seed, others=others)  # fmt: skip
+    with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
+        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
+                               layers=sweep_layers, stages=Stages(reporter=shown), seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
     result = {**found.as_json(), "projections": found.projections()}
     _print_layers(result)
