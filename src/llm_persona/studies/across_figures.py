@@ -30,8 +30,8 @@ def draw_profile(results: dict[str, Any]) -> Drawing:
         places = [names.index(n) + shift for n in rows]
         for place, row in zip(places, rows.values(), strict=True):
             axis.plot(row["score_ci"], [place, place], color=colour, lw=1.6, alpha=0.7, solid_capstyle="butt")
-        line = axis.plot([r["score"] for r in rows.values()], places, marker=marker, color=colour, lw=0, label=condition,
-                         ms=6)  # fmt: skip
+        scores = [r["score"] for r in rows.values()]
+        line = axis.plot(scores, places, marker=marker, color=colour, lw=0, label=condition, ms=6)
         drawing.tell(line[0], [f"{results['traits'][n]['title']}, {condition}: {r['score']:.0f}% "
                                f"({interval(r['score_ci'], 0)}, n = {r['n']})" for n, r in rows.items()])  # fmt: skip
         said += [f"{n} {condition} {r['score']:.0f}%" for n, r in rows.items()]

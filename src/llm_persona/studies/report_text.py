@@ -50,9 +50,9 @@ def _measures(results: dict[str, Any]) -> str:
             moves += f" [{number(ends[0] / 10, 1)}, {number(ends[1] / 10, 1)}]"
         auc, ci = layer["auc"], layer["auc_ci"]
         read = number(auc) if None in ci else f"{number(auc)} [{number(ci[0])}, {number(ci[1])}]"
+        words = number(trait["vector"]["controls"]["lexical_auc"])
         rows.append([escaped(trait["title"]), _share(trait["baseline"]), str(layer["layer"]),
-                     f"{read}, n = {trait['vector']['n_groups']}", number(trait["vector"]["controls"]["lexical_auc"]), moves,
-                     f"{low:+g} to {high:+g}"])  # fmt: skip
+                     f"{read}, n = {trait['vector']['n_groups']}", words, moves, f"{low:+g} to {high:+g}"])  # fmt: skip
     return _table(
         ["trait", "high answers", "layer", "AUC there", "bag of words", "points per .1 dose", "usable doses"], rows
     )
@@ -82,9 +82,8 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [f"## The persona of {model}", *(results.get("answer") or headline(results)),
              "Brackets are 95% intervals; everything is held out.", _measures(results), _changes(results)]  # fmt: skip
     for name, trait in results["traits"].items():
-        lines = [f"### {escaped(trait['title'])}",
-                 "\n".join(f"- {f['text']} *({f['evidence']})*" for f in results["findings"] if f["trait"] == name)]  # fmt: skip
-        lines.append(_samples(trait))
+        found = [f"- {f['text']} *({f['evidence']})*" for f in results["findings"] if f["trait"] == name]
+        lines = [f"### {escaped(trait['title'])}", "\n".join(found), _samples(trait)]
         lines.append(f"```\n{results['recommendations'][name]['command']}\n```")
         parts += [line for line in lines if line]
     return "\n\n".join([*parts, _made(results)]) + "\n"
@@ -116,8 +115,8 @@ def model_card(results: dict[str, Any]) -> str:
              for row in [t["vector"]["layers"][results["recommendations"][n]["balanced"]]]
              if (t["vector"]["controls"]["lexical_auc"] or 0) >= (row["auc_ci"][0] or 0)]  # fmt: skip
     limits = [
-        "A score is the share of items whose most likely response is a high one. It compares conditions of one model, is no "
-        "norm and no statement about what the model would do.",
+        "A score is the share of items whose most likely response is a high one. It compares conditions of one model; it "
+        "is no norm and does not say what the model would do.",
         "Neither pole of a trait is the better one.",
         f"Items are written in English by few authors; intervals come from as many items as stated ({escaped(items)}).",
     ]
@@ -132,17 +131,16 @@ def model_card(results: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 "## Personality traits",
-                f"Measured with llm-persona on held-out items in the layout of TRAIT (Lee et al. 2024), likelihood mode, by "
-                f"persona vectors (difference of means, Chen et al. 2025) and by activation steering. Subject: "
-                f"{escaped(results['subject']['model'])}, revision {escaped(str(results['subject']['revision'] or 'unknown'))}, "
-                f"{results['subject']['dtype']}; preset {results['preset']}, seed {results['seed']}.",
+                "Measured with llm-persona on held-out items in the layout of TRAIT (Lee et al. 2024), likelihood "
+                "mode, by persona vectors (difference of means, Chen et al. 2025) and by activation steering. "
+                + _made(results),
                 "### Results",
                 *(results.get("answer") or headline(results)),
                 _measures(results),
                 _changes(results),
-                "Brackets are 95% intervals (scores: Wilson; AUC and shifts: bootstrap over questions and items, paired). A "
-                "dose is the added vector's share of the layer's activation norm; doses are usable while neutral perplexity "
-                "is at most 1.6 times that of the unsteered model.",
+                "Brackets are 95% intervals (scores: Wilson; AUC and shifts: bootstrap over questions and items, "
+                "paired). A dose is the added vector's share of the layer's activation norm; doses are usable while neutral "
+                "perplexity is at most 1.6 times that of the unsteered model.",
                 "### Limits",
                 "\n".join(f"- {line}" for line in limits),
             ]

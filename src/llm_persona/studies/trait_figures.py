@@ -147,14 +147,12 @@ def _responses(axis: Any, drawing: Drawing, points: list[dict[str, Any]], key: s
         for p in own:
             _spread(axis, p["dose"], [None if c is None else factor * c for c in p[f"{key}_ci"]], colour)
         if own:
-            line = axis.plot([p["dose"] for p in own], [factor * p[key] for p in own], color=colour, marker=marker, ms=4.5,
-                             lw=0)  # fmt: skip
-            drawing.tell(
-                line[0],
-                [f"Dose {p['dose']:+g}: {said} {factor * p[key]:.1f}% "
-                 f"({interval([None if c is None else factor * c for c in p[f'{key}_ci']], 1)}, n = {p['n'] - p['n_unscored']})"
-                 for p in own],
-            )  # fmt: skip
+            at = [p["dose"] for p in own], [factor * p[key] for p in own]
+            line = axis.plot(*at, color=colour, marker=marker, ms=4.5, lw=0)
+            ends = [interval([None if c is None else factor * c for c in p[f"{key}_ci"]], 1) for p in own]
+            words = [f"Dose {p['dose']:+g}: {said} {factor * p[key]:.1f}%" for p in own]
+            counts = [p["n"] - p["n_unscored"] for p in own]
+            drawing.tell(line[0], [f"{w} ({e}, n = {n})" for w, e, n in zip(words, ends, counts, strict=True)])
 
 
 def _bars(trait: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]:

@@ -47,4 +47,4 @@ def real_stdout() -> TextIO:
     """Standard output as the command found it."""
     context = click.get_current_context(silent=True)
     found: Any = sys.stdout if context is None else context.meta.get(STDOUT, sys.stdout)
-    return found  # type: ignore[no-any-return]
+    return found

@@ -84,8 +84,9 @@ def extract(
     with status("making the contrast"):
         rows = source_rows(subject, loaded, sets, plan)
     with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
+        stages = Stages(reporter=shown)
         found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
-                               layers=sweep_layers, stages=Stages(reporter=shown), seed=seed, others=others)  # fmt: skip
+                               layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
     result = {**found.as_json(), "projections": found.projections()}
     _print_layers(result)
