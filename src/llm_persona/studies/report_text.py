@@ -111,12 +111,10 @@ def model_card(results: dict[str, Any]) -> str:
     """A section for a model card: what was measured and how, figures with intervals and n, what they do not show."""
     items = "; ".join(f"{n}: {t['items']['test']} items" for n, t in results["traits"].items())
     first = next(iter(results["traits"].values()))
-    words = [n for n, t in results["traits"].items()
-             for row in [t["vector"]["layers"][results["recommendations"][n]["balanced"]]]
-             if (t["vector"]["controls"]["lexical_auc"] or 0) >= (row["auc_ci"][0] or 0)]  # fmt: skip
+    words = [name for name, trait in results["traits"].items() if _words_do(trait)]
     limits = [
-        "A score is the share of items whose most likely response is a high one. It compares conditions of one model; it "
-        "is no norm and does not say what the model would do.",
+        "A score is the share of items whose most likely response is a high one. It compares conditions of one model; "
+        "it is no norm and does not say what the model would do.",
         "Neither pole of a trait is the better one.",
         f"Items are written in English by few authors; intervals come from as many items as stated ({escaped(items)}).",
     ]
@@ -139,14 +137,21 @@ def model_card(results: dict[str, Any]) -> str:
                 _measures(results),
                 _changes(results),
                 "Brackets are 95% intervals (scores: Wilson; AUC and shifts: bootstrap over questions and items, "
-                "paired). A dose is the added vector's share of the layer's activation norm; doses are usable while neutral "
-                "perplexity is at most 1.6 times that of the unsteered model.",
+                "paired). A dose is the added vector's share of the layer's activation norm; doses are usable while "
+                "neutral perplexity is at most 1.6 times that of the unsteered model.",
                 "### Limits",
                 "\n".join(f"- {line}" for line in limits),
             ]
         )
         + "\n"
     )
+
+
+def _words_do(trait: dict[str, Any]) -> bool:
+    """Whether a bag of words separates the texts about as well as the vector at the recommended layer."""
+    lexical = trait["vector"]["controls"]["lexical_auc"]
+    least = trait["vector"]["layers"][trait["vector"]["recommended"]["balanced"]]["auc_ci"][0]
+    return lexical is not None and least is not None and bool(lexical >= least)
 
 
 FORMATS = {"md": markdown, "model-card": model_card}

@@ -67,7 +67,7 @@ def run(
     write_result(json_path, results)
     for name in results["studies"]:
         click.echo(f"report: {(folder / name / 'report.html').absolute()}")
-    click.echo(f"comparison: {(folder / 'comparison.json').absolute()} and comparison.png beside it")
+    click.echo(f"comparison: {(folder / 'comparison.html').absolute()}; comparison.json and comparison.png beside it")
 
 
 def _summary(results: dict[str, Any]) -> None:
