@@ -9,7 +9,8 @@ from typing import Any
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import read_json, write_text
 from llm_persona.domain.traits import TRAIT_NAME
-from llm_persona.studies.figures import save_figures
+from llm_persona.studies.figures import draw_figures, save_figures
+from llm_persona.studies.findings import headline
 from llm_persona.studies.page import render_page
 
 FORMAT = "llm-persona.results.1"
@@ -42,8 +43,9 @@ def write_report(folder: str | Path) -> Path:
     path = Path(folder)
     results = read_results(path)
     try:
-        figures = save_figures(results, path / "figures")
-        page = render_page("report.html.j2", figures, r=results)
+        figures = save_figures(draw_figures(results), path / "figures")
+        answer = results.get("answer") or headline(results)
+        page = render_page("report.html.j2", figures, r=results, answer=answer)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, TemplateError) as error:
         said = one_line(f"{type(error).__name__}: {error}", 120)
         raise UserError(

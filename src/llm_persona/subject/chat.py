@@ -23,13 +23,15 @@ MARK = "\ue000\ue0f1\ue000"
 class Rendered:
     """Token ids up to the end of a response, and the half-open range of the response's own tokens.
 
-    `closing` is what follows: the tokens up to and including the end of the turn (trained, never measured).
+    `closing` is what follows: the tokens up to and including the end of the turn (trained, never measured). `places`
+    are the characters of the response at which its tokens begin.
     """
 
     ids: list[int]
     start: int
     end: int
     closing: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
 
 
 def messages_for(
@@ -132,7 +134,8 @@ def render_response(
     start, end = inside[0], inside[-1] + 1
     if end > subject.max_length:
         raise TooLong(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
-    return Rendered(ids[:end], start, end, _closing(subject, ids[end:]))
+    places = tuple(max(0, offsets[i][0] - first) for i in range(start, end))
+    return Rendered(ids[:end], start, end, _closing(subject, ids[end:]), places)
 
 
 def _closing(subject: Subject, rest: list[int]) -> tuple[int, ...]:

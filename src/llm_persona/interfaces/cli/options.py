@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_persona.interfaces.cli.quiet import json_alone, real_stdout
+
 if TYPE_CHECKING:
     from llm_persona.domain.condition import Condition, Steer
     from llm_persona.domain.items import Items
@@ -111,7 +113,8 @@ conditions_options = chain(
                  "none is the model without one)."),
     vector_options,
 )  # fmt: skip
-json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the result as JSON.")
+json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), callback=json_alone,
+                           help="Write the result as JSON (-: to standard output, alone).")  # fmt: skip
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 32) - 1))
 
 
@@ -336,8 +339,14 @@ def api_from(arguments: dict[str, Any]) -> ApiArguments:
 
 
 def write_result(path: str | None, value: Any) -> None:
-    """Write `--json`, if asked for."""
-    if path is not None:
+    """Write `--json`, if asked for; `-` is standard output."""
+    if path == "-":
+        import json
+
+        from llm_persona.domain.store import canonical
+
+        print(json.dumps(canonical(value), indent=1), file=real_stdout(), flush=True)
+    elif path is not None:
         from llm_persona.domain.store import write_json
 
         write_json(Path(path), value)
@@ -351,7 +360,7 @@ def output_checked(*paths: str | None) -> Iterator[None]:
     from llm_persona.domain.errors import UserError
 
     for text in paths:
-        if text is None:
+        if text is None or text == "-":
             continue
         folder = Path(text).absolute().parent
         while not folder.exists():

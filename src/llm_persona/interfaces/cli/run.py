@@ -78,13 +78,16 @@ def run(
     write_result(json_path, results)
     for name in results["studies"]:
         click.echo(f"report: {(folder / name / 'report.html').absolute()}")
-    click.echo(f"comparison: {(folder / 'comparison.json').absolute()} and comparison.png beside it")
+    click.echo(f"comparison: {(folder / 'comparison.html').absolute()}; comparison.json and comparison.png beside it")
 
 
 def _summary(results: dict[str, Any]) -> None:
     from llm_persona.interfaces.cli.agreement import print_agreement
+    from llm_persona.interfaces.cli.quiet import is_quiet
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
+    if is_quiet():
+        return
     rows = []
     for name, trait in results["traits"].items():
         recommended = results["recommendations"][name]

@@ -68,10 +68,12 @@ def extract(
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.judging.opening import open_judge
-    from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.interfaces.cli.terminal import StudyProgress, status
     from llm_persona.studies.extraction import extract as run_extraction
     from llm_persona.studies.judge_filter import JudgeFilter
+    from llm_persona.studies.recommend import most_layers
     from llm_persona.studies.sources import SourcePlan, item_sets, source_rows, within_context
+    from llm_persona.studies.stages import Stages
     from llm_persona.subject.elicit import ElicitationPlan
     from llm_persona.subject.remote.caller import Limits
 
@@ -102,10 +104,12 @@ def extract(
         click.echo(
             f"{beyond} items left out: a response is longer than the model's {subject.max_length} tokens", err=True
         )
-    with status("recording"):
+    with status("making the contrast"):
         rows = source_rows(subject, loaded, sets, plan)
-        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source,
-                               position, layers=sweep_layers, seed=seed, others=others)  # fmt: skip
+    with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
+        stages = Stages(reporter=shown)
+        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
+                               layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
     result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": beyond}
     _print_layers(result)
