@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.inside import inside
 from llm_persona.domain.store import read_json, write_text
 from llm_persona.studies.audit_summary import FORMAT
 from llm_persona.studies.figures import prepare_matplotlib, save_figure
@@ -31,7 +32,7 @@ def write_audit_page(folder: str | Path) -> Path:
     figures = {"matrix": _matrix(results)} | {name: _profile(name, t) for name, t in results["traits"].items()}
     saved = {}
     for name, (figure, alt) in figures.items():
-        text = save_figure(figure, path / "figures" / name)[0].read_text(encoding="utf-8")
+        text = save_figure(figure, inside(path / "figures", name, "audit.json: traits"))[0].read_text(encoding="utf-8")
         saved[name] = {"svg": text[text.index("<svg") :], "alt": alt}
     page = path / "audit.html"
     write_text(page, render_page("audit.html.j2", saved, r=results))

@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from llm_persona.domain.inside import inside
+
 HIGH, LOW, NEUTRAL, NULL = "#b35806", "#2166ac", "#4d4d4d", "#bdbdbd"
 """High, low, base, and null bands (orange and blue: distinct in every common colour-vision deficiency)."""
 
@@ -25,6 +27,7 @@ def prepare_matplotlib() -> Any:
             "figure.dpi": 100,
         }
     )
+    matplotlib.rcParams["text.parse_math"] = False  # names are text: a dollar sign in one is no formula
     import matplotlib.pyplot as plt
 
     return plt
@@ -68,7 +71,7 @@ def save_figures(results: dict[str, Any], folder: Path) -> dict[str, dict[str, s
     """Write each figure as SVG and PNG; returns name to `svg` (text, for the page) and `alt`."""
     saved = {}
     for name, (figure, alt) in draw_figures(results).items():
-        paths = save_figure(figure, folder / name)
+        paths = save_figure(figure, inside(folder, name, "results.json: traits"))
         text = paths[0].read_text(encoding="utf-8")
         saved[name] = {"svg": text[text.index("<svg") :], "alt": alt}
     return saved

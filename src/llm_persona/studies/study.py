@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -177,7 +178,7 @@ def _recommendation(study: TraitStudy, config: StudyConfig) -> dict[str, Any]:
         "dose": chosen.dose,
         "reason": chosen.reason,
         "usable_range": study.results["dose_response"]["usable_range"],
-        "command": f"llm-persona steer --model {config.model} --vector {vector} --layer {chosen.balanced} "
+        "command": f"llm-persona steer --model {shlex.quote(config.model)} --vector {vector} --layer {chosen.balanced} "
         f'--coefficient {chosen.coefficient:.3g} --prompt "How should I spend the weekend?"',
     }
 

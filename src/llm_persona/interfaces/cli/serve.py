@@ -32,6 +32,7 @@ def serve(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.condition import Condition
     from llm_persona.domain.errors import UserError
+    from llm_persona.interfaces.cli.listening import listen
 
     try:
         import uvicorn
@@ -53,7 +54,7 @@ def serve(
         token = secrets.token_urlsafe(24)
         click.echo(f"listening beyond this machine: clients need Authorization: Bearer {token}", err=True)
     condition = Condition("served", adapter=adapter)
-    listener = _listen(host, port)
+    listener = listen(host, port)
     subject = load_model(model, dtype, device)
     limits = ServeLimits(new_tokens=max_new_tokens, waiting=max_waiting, seconds=timeout)
     with listener, subject.under(condition):
@@ -62,19 +63,3 @@ def serve(
         click.echo(f"serving {subject.name} at {address} (vectors: {', '.join(named) or 'none'})", err=True)
         config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=15, limit_concurrency=512)
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> Any:
-    """The socket, taken before the model is loaded: a port that cannot be had is known at once."""
-    import socket
-
-    from llm_persona.domain.errors import UserError
-
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        raise UserError(f"--port {port}: cannot listen on {host} ({error.strerror}); choose another") from error
-    return listener

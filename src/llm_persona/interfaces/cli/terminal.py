@@ -10,6 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from llm_persona.domain.terminal_text import plain as plain
 
 PIPED_WIDTH = 160
 """Columns when the output is no terminal: a table in a file or a pipe is not folded to 80."""
@@ -21,7 +24,7 @@ err = Console(stderr=True)
 def status(text: str) -> Iterator[None]:
     """A spinner on a terminal, a plain line elsewhere."""
     if err.is_terminal:
-        with err.status(text):
+        with err.status(Text(plain(text))):
             yield
     else:
         print(text, file=sys.stderr, flush=True)
@@ -31,8 +34,9 @@ def status(text: str) -> Iterator[None]:
 @contextmanager
 def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time left on a terminal, a line a tenth elsewhere; yields what to call with each step."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=28), MofNCompleteColumn(),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    text = plain(text)
     done, shown = 0, 0
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total)
@@ -50,18 +54,11 @@ def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
         yield step
 
 
-def plain(text: str) -> str:
-    """Model text for a terminal: control characters (colour codes, cursor moves) made visible, lines kept."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table; cells are plain text."""
-    from rich.text import Text
-
-    made = Table(title=title, title_justify="left", header_style="bold")
+    """Print a table; title, columns and cells are plain text."""
+    made = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
     for column in columns:
-        made.add_column(column, justify="left", overflow="fold")
+        made.add_column(Text(plain(column)), justify="left", overflow="fold")
     for row in rows:
         made.add_row(*[Text(plain(cell)) for cell in row])
     out.print(made)
@@ -74,7 +71,7 @@ class StudyProgress:
         self._expected = expected
         self._done = 0
         self._bar = Progress(
-            TextColumn("[bold]{task.description}", markup=True),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -95,7 +92,7 @@ class StudyProgress:
 
     def begin(self, stage: str) -> None:
         """A stage starts."""
-        self._bar.update(self._task, description=stage[:44].ljust(44))
+        self._bar.update(self._task, description=plain(stage)[:44].ljust(44))
 
     def end(self, stage: str, seconds: float, reused: bool) -> None:
         """A stage is done."""
