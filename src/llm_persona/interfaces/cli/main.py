@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import warnings
 from importlib import import_module
@@ -113,8 +112,10 @@ def run(arguments: list[str]) -> int:
 
 def without_secrets(arguments: list[str]) -> list[str]:
     """The arguments as they may be printed: no token, no password within an address."""
-    shown = [re.sub(r"(?<=//)[^/@\s]+@|(?<=^--token=).+", "...", text) for text in arguments]
-    return ["..." if before == "--token" else text for before, text in zip(["", *arguments], shown, strict=False)]
+    from llm_persona.subject.remote.keys import without_credentials
+
+    shown = ["--token=[key]" if text.startswith("--token=") else without_credentials(text) for text in arguments]
+    return ["[key]" if before == "--token" else text for before, text in zip(["", *arguments], shown, strict=False)]
 
 
 DISK_ERRORS = {

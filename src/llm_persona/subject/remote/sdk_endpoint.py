@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.subject.remote.keys import find_key, hidden
+from llm_persona.subject.remote.keys import find_key, hidden, without_credentials
 from llm_persona.subject.remote.requests import ChatRequest, NotAccepted, Passing, Refused, Reply
 
 LONGEST_REPLY = 4 << 20
@@ -35,10 +35,15 @@ class SdkEndpoint(ABC):
             raise UserError(f"{self.kind}: names no model; write {self.kind}:NAME")
         self.model = model
         self.base_url = base_url or self.official
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--base-url {base_url}: not an address; it begins with http:// or https://")
-        port = f":{parts.port}" if parts.port else ""
+        try:
+            parts = urlsplit(self.base_url)
+            port = f":{parts.port}" if parts.port else ""
+            fit = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:  # half an IPv6 address, or a port beyond 65535
+            fit = False
+        if not fit:
+            shown = without_credentials(str(base_url))
+            raise UserError(f"--base-url {shown}: not an address; it begins with http:// or https://")
         self.address = f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
         self._client: Any = None
         self._loop: Any = None
