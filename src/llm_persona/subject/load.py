@@ -151,9 +151,9 @@ def load_subject(
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     given: dict[str, Any] = {"trust_remote_code": trust_remote_code, **extra}
     weights = {} if "gguf_file" in extra else {"use_safetensors": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **given)
-        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, **weights, **given)
+    try:  # which revision it is stands in every result; pinning one would be the user's (NAME is what they trust)
+        tokenizer = AutoTokenizer.from_pretrained(source, **given)  # nosec B615
+        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, **weights, **given)  # nosec B615
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if "use_safetensors" in str(error):
             raise UserError(f"model {model!r}: {PICKLED}") from error
@@ -191,7 +191,7 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)  # nosec B615
             revision = str(getattr(config, "_commit_hash", "") or "")
         except (OSError, ValueError) as error:
             raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
