@@ -196,6 +196,21 @@ def test_who_can_be_reached_needs_a_token_and_a_short_one_is_none():
                 checked_token(token, exposed)
 
 
+@pytest.mark.parametrize("arguments", [["--token", ""], ["--host", "0.0.0.0", "--token", "short"]])
+def test_a_guessable_token_is_refused_before_a_model_is_loaded(arguments, capsys):
+    from llm_persona.interfaces.cli.main import run
+
+    assert run(["serve", "--port", "0", "--model", "/nowhere", *arguments]) == 2
+    assert "--token" in capsys.readouterr().err
+
+
+def test_an_exposed_server_says_the_token_that_it_made(capsys):
+    from llm_persona.interfaces.cli.main import run
+
+    assert run(["serve", "--port", "0", "--model", "/nowhere", "--host", "0.0.0.0"]) == 2
+    assert "clients need Authorization: Bearer " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("address", "beyond"),
     [("127.0.0.1", False), ("127.3.2.1", False), ("::1", False), ("0.0.0.0", True), ("::", True),

