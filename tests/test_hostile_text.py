@@ -216,3 +216,15 @@ def test_a_page_shows_markup_of_its_results_as_text():
     assert not [name for name in found.attributes if name.startswith("on")]
     assert "{{ 7*7 }}" in page
     assert "default-src 'none'" in page
+
+
+def test_a_figure_shows_a_label_as_text_and_not_as_a_formula_or_markup(tmp_path):
+    from llm_persona.studies.profile_figure import save_profile
+
+    row = {"score": 50.0, "score_ci": [40.0, 60.0]}
+    label = r"$\frac$ <script>alert(1)</script> --> $\input{x}$"
+    runs = [{"label": label, "traits": dict.fromkeys(("a", "b<img src=x>", "$c"), row)}]
+    drawn = [p for p in save_profile({"runs": runs}, tmp_path / "p") if p.suffix == ".svg"]
+    found = tags_of(drawn[0].read_text(encoding="utf-8"))
+    assert not {"script", "img", "foreignobject"} & found.names
+    assert not [name for name in found.attributes if name.startswith("on")]
