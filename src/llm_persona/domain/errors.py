@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llm_persona.domain.terminal_text import one_line as one_line  # errors are shown on one line
+
 
 class UserError(Exception):
     """The input is at fault: one line saying what is wrong, where, and what to do (exit 2)."""
@@ -17,9 +19,3 @@ class TooLong(UserError):
 
 class Overlap(UserError):
     """An artefact would be judged on the very items it was made from."""
-
-
-def one_line(text: str, limit: int = 600) -> str:
-    """Fold an error text into one line without control characters, for a terminal."""
-    folded = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return folded if len(folded) <= limit else folded[: limit - 3] + "..."

@@ -227,7 +227,7 @@ def parse_yaml(text: str, where: str) -> Any:
                     line = event.start_mark.line + 1 if event.start_mark else "?"
                     name = str(event.anchor)[:40]
                     raise UserError(f"{where}:{line}: uses the alias *{name}; write the value out there")
-        return yaml.load(text, Loader=loader)  # noqa: S506
+        return yaml.load(text, Loader=loader)  # noqa: S506  # nosec B506
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         said = one_line(str(error.problem), 160)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_persona.domain.inside import inside
+
 HIGH, LOW, NEUTRAL, NULL = "#c8640a", "#2f7fc1", "#757575", "#9a9a9a"
 """High, low, base, and null bands. Orange and blue are distinct in every common colour-vision deficiency; each of the
 four has a contrast of more than 3 on white and on the page's dark paper (NULL is for areas)."""
@@ -54,6 +56,7 @@ def prepare_matplotlib() -> Any:
             "figure.dpi": 100,
         }
     )
+    matplotlib.rcParams["text.parse_math"] = False  # names are text: a dollar sign in one is no formula
     import matplotlib.pyplot as plt
 
     return plt
@@ -115,5 +118,5 @@ def save_figures(drawings: dict[str, Drawing], folder: Path) -> dict[str, dict[s
     saved = {}
     for name, drawing in drawings.items():
         saved[name] = {"svg": inline_svg(drawing, name), "alt": drawing.alt}
-        save_figure(drawing.figure, folder / name)
+        save_figure(drawing.figure, inside(folder, name, "results: traits"))
     return saved

@@ -10,6 +10,7 @@ from importlib import import_module
 
 import click
 
+from llm_persona.interfaces.cli.plain_stream import guard_terminal
 from llm_persona.interfaces.cli.quiet import with_quiet
 
 COMMANDS = {
@@ -76,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's input, 1 our fault, 130 interrupted."""
+    guard_terminal()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -99,9 +101,8 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(one_line(str(error)), 2)
     except (KeyboardInterrupt, click.Abort):
-        return _fail(
-            f"interrupted; finished work is kept, the same command goes on: llm-persona {' '.join(arguments)}", 130
-        )
+        again = one_line(" ".join(without_secrets(arguments)))
+        return _fail(f"interrupted; finished work is kept, the same command goes on: llm-persona {again}", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -116,6 +117,14 @@ def run(arguments: list[str]) -> int:
             "(LLM_PERSONA_DEBUG=1 shows where)",
             1,
         )
+
+
+def without_secrets(arguments: list[str]) -> list[str]:
+    """The arguments as they may be printed: no token, no password within an address."""
+    from llm_persona.subject.remote.keys import without_credentials
+
+    shown = ["--token=[key]" if text.startswith("--token=") else without_credentials(text) for text in arguments]
+    return ["[key]" if before == "--token" else text for before, text in zip(["", *arguments], shown, strict=False)]
 
 
 DISK_ERRORS = {

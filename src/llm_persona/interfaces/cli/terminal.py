@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from llm_persona.domain.terminal_text import plain as plain
 from llm_persona.interfaces.cli.quiet import is_quiet
 
 PIPED_WIDTH = 160
@@ -28,7 +30,7 @@ def status(text: str) -> Iterator[None]:
     if is_quiet():
         yield
     elif err.is_terminal:
-        with err.status(text):
+        with err.status(Text(plain(text))):
             yield
     else:
         print(text, file=sys.stderr, flush=True)
@@ -51,7 +53,7 @@ class Count:
     """
 
     def __init__(self, text: str, total: int, shown: bool = True) -> None:
-        self.text, self.total, self.done = text, total, 0
+        self.text, self.total, self.done = plain(text), total, 0
         self._made, self._started, self._said = 0, time.monotonic(), time.monotonic()
         self._shown = shown and not is_quiet()
         self._bar = Progress(
@@ -59,7 +61,7 @@ class Count:
             TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
             console=err, transient=True, disable=not (self._shown and err.is_terminal),
         )  # fmt: skip
-        self._task = self._bar.add_task(text, total=total, left="")
+        self._task = self._bar.add_task(self.text, total=total, left="")
 
     def __enter__(self) -> Count:
         if not self._bar.disable:
@@ -98,7 +100,7 @@ class Count:
 
     def describe(self, text: str) -> None:
         """What is being done."""
-        self._bar.update(self._task, description=text[:44].ljust(44))
+        self._bar.update(self._task, description=plain(text)[:44].ljust(44))
 
     def say(self, text: str) -> None:
         """A plain line where there is no terminal."""
@@ -114,20 +116,13 @@ def counting(text: str, total: int, shown: bool = True) -> Iterator[Count]:
         yield count
 
 
-def plain(text: str) -> str:
-    """Model text for a terminal: control characters (colour codes, cursor moves) made visible, lines kept."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table; cells are plain text. Nothing is printed with `--quiet`."""
-    from rich.text import Text
-
+    """Print a table; title, columns and cells are plain text. Nothing is printed with `--quiet`."""
     if is_quiet():
         return
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
     for column in columns:
-        made.add_column(column, justify="left", overflow="fold")
+        made.add_column(Text(plain(column)), justify="left", overflow="fold")
     for row in rows:
         made.add_row(*[Text(plain(cell)) for cell in row])
     out.print(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,9 +11,28 @@ from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
+from llm_persona.domain.errors import UserError
+
 BODY_SECONDS = 30
 """A body that takes longer is refused: slow senders must not hold connections."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_TOKEN = 16
+
+
+def checked_token(token: str | None, exposed: bool) -> str | None:
+    """The token to ask for: the given one; a new one where others can reach the server and none is given.
+
+    Raises:
+        UserError: it is too short to withstand guessing.
+    """
+    if token is not None and len(token.strip()) < SHORTEST_TOKEN:
+        raise UserError(f"--token: {len(token.strip())} characters; give at least {SHORTEST_TOKEN}, or none")
+    return token.strip() if token is not None else secrets.token_urlsafe(24) if exposed else None
+
+
+def reaches_beyond(address: str) -> bool:
+    """Whether others than this machine can reach a socket bound to that address."""
+    return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def problem(status: int, message: str, kind: str = "invalid_request_error", **headers: str) -> JSONResponse:

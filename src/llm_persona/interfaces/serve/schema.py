@@ -49,6 +49,15 @@ class Steering(BaseModel):
         return self
 
 
+class StreamOptions(BaseModel):
+    """What a stream tells besides the text."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+    """A last chunk with the numbers of tokens."""
+
+
 class ChatBody(BaseModel):
     """The body of POST /v1/chat/completions. `persona` is ours: the vectors to steer this request by."""
 
@@ -64,6 +73,7 @@ class ChatBody(BaseModel):
     n: Literal[1] = 1
     stop: list[str] = Field(default_factory=list, max_length=8)
     stream: bool = False
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
     persona: list[Steering] = Field(default_factory=list, max_length=8)
@@ -75,6 +85,11 @@ class ChatBody(BaseModel):
         if isinstance(found, list) and any(text == "" for text in found):
             raise ValueError("a stop text must not be empty")
         return found
+
+    @field_validator("stream_options", mode="before")
+    @classmethod
+    def _no_options(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @field_validator("temperature", "top_p", "seed", "top_logprobs", "logprobs", "stream", "n", mode="before")
     @classmethod

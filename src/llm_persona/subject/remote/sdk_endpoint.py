@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.subject.remote.keys import find_key, hidden
+from llm_persona.subject.remote.keys import find_key, hidden, without_credentials
 from llm_persona.subject.remote.requests import ChatRequest, NotAccepted, Passing, Refused, Reply
 
 LONGEST_REPLY = 4 << 20
@@ -45,7 +45,8 @@ class SdkEndpoint(ABC):
         except ValueError:  # half an IPv6 address, or a port beyond 65535
             fit = False
         if not fit:
-            raise UserError(f"--base-url {base_url}: not an address; it begins with http:// or https://")
+            shown = without_credentials(str(base_url))
+            raise UserError(f"--base-url {shown}: not an address; it begins with http:// or https://")
         self.address = f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
         self._client: Any = None
         self._loop: Any = None
