@@ -121,8 +121,8 @@ def write_answers(
     if shared and not allow_overlap:
         raise Overlap(f"the vector was made from {shared} of these {len(questions)} questions (or --allow-overlap)")
     if folder is None:
-        key = digest([subject.identity, trait.digest, vector.digest, reader.layer])
-        folder = cache_folder() / "monitorings" / key[:24]
+        name = digest([subject.identity, trait.digest, vector.digest, reader.layer])
+        folder = cache_folder() / "monitorings" / name[:24]
     stages = Stages(folder)
     read = [vector, *(random_like(vector, seed) for seed in range(RANDOM))]
     units = np.stack([one.unit(reader.layer) for one in read])

@@ -279,11 +279,12 @@ class _Texts:
     """What each token adds to the text, for any tokenizer: a token alone would lose a leading space in some."""
 
     def __init__(self, subject: Subject) -> None:
-        self._decode = lambda ids: subject.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        self._tokenizer = subject.tokenizer
         self._context: list[int] = []
         self._open: list[int] = []
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def add(self, token: int) -> str:
         """The text that is whole with this token, "" while a character is incomplete."""
@@ -291,7 +292,7 @@ class _Texts:
         text = self._decode([*self._context, *self._open])
         if text.endswith(HELD_BACK) and len(self._open) < 4:  # a character has four bytes at most
             return ""
-        new = str(text[len(self._decode(self._context)) :])
+        new = text[len(self._decode(self._context)) :]
         self._context, self._open = self._open, []
         return new
 

@@ -80,8 +80,8 @@ def _conversations(messages: str | None, prompts: tuple[str, ...], answers: tupl
     if messages is not None:
         if answers:
             raise UserError("--answer belongs to a --prompt; the turns of --messages hold their own")
-        found = read_conversations(messages)
-        return [[{"role": role, "content": text} for role, text in turns] for turns in found]
+        stored = read_conversations(messages)
+        return [[{"role": role, "content": text} for role, text in turns] for turns in stored]
     if answers and len(answers) != len(prompts):
         raise UserError(f"{len(prompts)} --prompt and {len(answers)} --answer: give each prompt its answer, or none")
     if any(not text.strip() for text in (*prompts, *answers)):
