@@ -179,11 +179,17 @@ def _fault(vector: PersonaVector) -> str:
     recommended = meta.get("recommended")
     if not isinstance(recommended, (dict, type(None))):
         return "metadata: 'recommended' is no object"
-    for name, value in (recommended or {}).items():
+    for name in ("quality", "effect", "balanced", "coefficient", "dose"):
+        if name not in (recommended or {}):
+            continue
+        value = (recommended or {})[name]
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))) or not abs(value or 0) < 1e12:
             return f"metadata: 'recommended' {name[:40]!r} is no number"
         if name in ("quality", "effect", "balanced") and not (isinstance(value, int) and 0 <= value < vector.n_layers):
             return f"metadata: 'recommended' {name!r} is none of its layers 0 to {vector.n_layers - 1}"
+    midpoints = meta.get("midpoints", [])
+    if not isinstance(midpoints, list) or not all(type(x) in (int, float) and abs(x) < 1e12 for x in midpoints):
+        return "metadata: 'midpoints' is no list of numbers"
     return ""
 
 

@@ -13,7 +13,9 @@ STRONGEST, LEVELS = 1.5, 6
 """Pole gaps at which a token has the strongest colour, and how many colours a pole has."""
 
 
-def render_page(template: str, figures: Mapping[str, Mapping[str, str]], **values: Any) -> str:
+def render_page(
+    template: str, figures: Mapping[str, Mapping[str, str]], script_file: str = "report.js", **values: Any
+) -> str:
     """The page as text. `figures`: name to `svg` (our own drawing, put in as it is) and `alt`.
 
     The only script that may run in the page is ours: the page's policy names its digest.
@@ -31,7 +33,7 @@ def render_page(template: str, figures: Mapping[str, Mapping[str, str]], **value
     environment.filters.update(
         num=_number, ci=_interval, pct=_percent, p=_p_value, tokens=_tokens, heat=_heat, strongest=_strongest
     )
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / script_file).read_text(encoding="utf-8")
     policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     drawn = {name: {"svg": Markup(f["svg"]), "alt": f["alt"]} for name, f in figures.items()}  # noqa: S704  # nosec B704 (our own)
     page = environment.get_template(template).render(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -38,12 +35,8 @@ def page_of(conversations: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
     Args:
         about: `model` and `condition` (its name).
     """
-    script = (resources.files("llm_persona.studies") / "templates" / "trace.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     views = [_view(conversation, k) for conversation in conversations for k in range(len(conversation["vectors"]))]
-    from markupsafe import Markup
-
-    return render_page("trace.html.j2", {}, views=views, about=about, script=Markup(script), digest=digest)  # noqa: S704
+    return render_page("trace.html.j2", {}, script_file="trace.js", views=views, about=about)
 
 
 def _view(conversation: Mapping[str, Any], k: int) -> dict[str, Any]:
