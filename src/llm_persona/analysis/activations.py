@@ -97,7 +97,15 @@ class Activations:
             with safe_open(str(path), framework="np") as stored:
                 meta = stored.metadata() or {}
                 if meta.get("format") != "llm-persona.activations.1":
-                    raise UserError(f"{path}: not an activations file of this version")
-                return cls(stored.get_tensor("values"), json.loads(meta["poles"]), json.loads(meta["groups"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                    raise UserError(f"{path}: not an activations file of this version; record them again")
+                poles, groups = json.loads(meta["poles"]), json.loads(meta["groups"])
+                values = stored.get_tensor("values")
+                if not all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (poles, groups)):
+                    raise TypeError("poles and groups are lists of texts")
+                if values.dtype.kind != "f":
+                    raise TypeError(values.dtype)
+                return cls(values, poles, groups)
+        except UserError as error:
+            raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read as activations; record them again") from error

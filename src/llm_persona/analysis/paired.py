@@ -34,6 +34,14 @@ def paired_shift(rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]])
     }
 
 
+def means_by_group(groups: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """Mean value of each group, in the groups' order: several answers to one question count as one observation."""
+    found: dict[str, list[float]] = {}
+    for group, value in zip(groups, values, strict=True):
+        found.setdefault(group, []).append(float(value))
+    return {group: float(np.mean(of_group)) for group, of_group in found.items()}
+
+
 def paired_means(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     """Mean difference of two aligned lists with its interval and p-value."""
     differences = np.asarray(values, dtype=float) - np.asarray(base, dtype=float)

@@ -15,6 +15,10 @@ from llm_persona.domain.traits import Trait, facet_names
 
 MINIMUM = {"fit": 40, "select": 15, "test": 25}
 QUESTIONS, PAIRS = 40, 5
+LARGEST_GAP = 6
+"""Words between the high and the low responses of an item."""
+MOST_SIMILAR = 0.60
+"""Cosine (tf-idf) of two items' prompts, below which they count as different."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +94,21 @@ def _length(items: Sequence[Item]) -> Check:
     )
 
 
-def _item_lengths(items: Sequence[Item]) -> Check:
+def length_gap(item: Item) -> float:
+    """Words of a high response less those of a low one, in the mean."""
+
     def words(text: str) -> int:
         return len(text.split())
 
-    gaps = [
-        abs(words(i.response_high1) + words(i.response_high2) - words(i.response_low1) - words(i.response_low2)) / 2
-        for i in items
-    ]
+    high, low = words(item.response_high1) + words(item.response_high2), words(item.response_low1)
+    return (high - low - words(item.response_low2)) / 2
+
+
+def _item_lengths(items: Sequence[Item]) -> Check:
+    gaps = [abs(length_gap(item)) for item in items]
     worst = max(range(len(items)), key=lambda n: gaps[n])
-    return Check(
-        "length within items", f"largest gap {gaps[worst]:.1f} words ({items[worst].id})", "at most 6", gaps[worst] <= 6
-    )
+    measured = f"largest gap {gaps[worst]:.1f} words ({items[worst].id})"
+    return Check("length within items", measured, f"at most {LARGEST_GAP}", gaps[worst] <= LARGEST_GAP)
 
 
 def _sentiment(trait: Trait, items: Sequence[Item]) -> Check:
@@ -133,17 +140,23 @@ def _first_words(items: Sequence[Item]) -> Check:
     return Check("first words", f"commonest {word!r} {100 * share:.0f}%", "none above 15%", share <= 0.15)
 
 
-def _duplicates(items: Sequence[Item]) -> Check:
+def similarities(texts: Sequence[str]) -> np.ndarray:
+    """Cosines (tf-idf of words) between texts, float64 [n, n], each text's with itself 0."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    rows = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    similar: np.ndarray = (rows @ rows.T).toarray()
+    np.fill_diagonal(similar, 0)
+    return similar
+
+
+def _duplicates(items: Sequence[Item]) -> Check:
     if len(items) < 2:
         return Check("near-duplicates", "one item", "largest cosine below .60", True)
-    rows = TfidfVectorizer(sublinear_tf=True).fit_transform([i.prompt for i in items])
-    similar = (rows @ rows.T).toarray()
-    np.fill_diagonal(similar, 0)
-    a, b = np.unravel_index(similar.argmax(), similar.shape)
+    similar = similarities([i.prompt for i in items])
+    a, b = divmod(int(similar.argmax()), len(items))
     measured = f"largest cosine {similar[a, b]:.2f} ({items[a].id}, {items[b].id})"
-    return Check("near-duplicates", measured, "largest cosine below .60", bool(similar[a, b] < 0.6))
+    return Check("near-duplicates", measured, "largest cosine below .60", bool(similar[a, b] < MOST_SIMILAR))
 
 
 def _distinct(items: Sequence[Item]) -> Check:
@@ -152,22 +165,24 @@ def _distinct(items: Sequence[Item]) -> Check:
     return Check("repeated responses", str(twice), "none", twice == 0)
 
 
-def _vocabulary(trait: Trait, items: Sequence[Item]) -> Check:
-    """No response uses the trait's name or a content word of its definition (any word of six letters or more
-    that is not a function word), inflected forms included by a common stem of all but the last two letters."""
+def forbidden_words(name: str, definition: str, item: Item) -> list[str]:
+    """Words of an item's responses that are the trait's name or a content word of its definition (any word of six
+    letters or more that is not a function word), inflected forms included by a common stem of all but the last two
+    letters."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     def content(text: str) -> set[str]:
         return {w for w in re.findall(r"[a-z]+", text.lower()) if len(w) >= 6 and w not in ENGLISH_STOP_WORDS}
 
-    banned = content(f"{trait.name} {trait.definition}") - {"people", "person", "others", "things"}
-    stems = {word[: max(6, len(word) - 2)] for word in banned}
-    hits = [
-        f"{item.id}: {word}"
-        for item in items
-        for word in set(re.findall(r"[a-z]+", " ".join(item.responses[n] for n in OPTIONS).lower()))
-        if any(word.startswith(stem) for stem in stems)
-    ]
+    banned = content(f"{name} {definition}") - {"people", "person", "others", "things"}
+    stems = tuple(word[: max(6, len(word) - 2)] for word in banned)
+    words = set(re.findall(r"[a-z]+", " ".join(item.responses[n] for n in OPTIONS).lower()))
+    return sorted(word for word in words if word.startswith(stems))
+
+
+def _vocabulary(trait: Trait, items: Sequence[Item]) -> Check:
+    """No response uses the trait's name or a content word of its definition."""
+    hits = [f"{item.id}: {word}" for item in items for word in forbidden_words(trait.name, trait.definition, item)]
     measured = f"{len(hits)} uses" + (f" ({', '.join(sorted(hits)[:3])})" if hits else "")
     return Check("the trait's name and definition", measured, "not in any response", not hits)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.store import read_text
 from llm_persona.domain.traits import explain, list_traits, parse_yaml
 
 Preset = Literal["smoke", "quick", "full"]
@@ -54,7 +57,7 @@ class StudyConfig(BaseModel):
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     traits: list[str] = Field(default_factory=list)
     fit_items: int | None = Field(default=None, ge=2)
     """How many fit items to use (None: all); likewise below."""
@@ -67,10 +70,19 @@ class StudyConfig(BaseModel):
     doses: list[float] = Field(default_factory=list)
     sweep_layers: int = Field(default=5, ge=1, le=7)
     """Layers of the coarse sweep; the best-read one and up to two finer ones come on top (at most ten)."""
-    sweep_dose: float = Field(default=0.2, gt=0)
+    sweep_dose: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     random_directions: int = Field(default=5, ge=0)
     questions: int = Field(default=10, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
+    samples: int = Field(default=1, ge=1)
+    """Answers to each open question, under every condition."""
+    temperature: float = Field(default=0.0, ge=0, validate_default=True)
+    """Of the open answers; 0 is greedy."""
+    judge: str | None = None
+    """Who grades the open answers (`local`, `openai:NAME`, ...); nobody unless one is named."""
+    judge_base_url: str | None = None
+    judge_text: bool = False
+    """Read the judge's scores from its text, for endpoints that know no log-probabilities."""
     choice_conditions: list[Literal["base", "instructed", "tuned"]] = Field(default_factory=_base_only)
     letter_modes: list[Literal["choice", "upstream"]] = Field(default_factory=_letters_only)
     letter_items: int | None = Field(default=None, ge=2)
@@ -82,9 +94,9 @@ class StudyConfig(BaseModel):
     tuning_prompts: int = Field(default=40, ge=1)
     epochs: int = Field(default=1, ge=1)
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, /, **given: Any) -> None:
         preset = given.get("preset", "quick")
-        filled = dict(PRESETS[preset]) if preset in PRESETS else {}
+        filled = dict(PRESETS[preset]) if isinstance(preset, str) and preset in PRESETS else {}
         filled.update({k: v for k, v in given.items() if not (k == "traits" and not v)})
         if filled.get("traits") == "all":
             filled["traits"] = list_traits()
@@ -100,9 +112,26 @@ class StudyConfig(BaseModel):
             raise ValueError("a trait is named twice")
         return value
 
+    @field_validator("temperature")
+    @classmethod
+    def _samples_differ(cls, value: float, info: ValidationInfo) -> float:
+        if value == 0 and info.data.get("samples", 1) > 1:
+            raise ValueError("several samples need a temperature above 0: greedy answers are all the same")
+        return value
+
+    @field_validator("judge_base_url")
+    @classmethod
+    def _keeps_no_secret(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("holds more than an address, and a run folder keeps it; put the key into the environment")
+        return value
+
     @field_validator("doses")
     @classmethod
     def _both_signs(cls, value: list[float]) -> list[float]:
+        if not all(math.isfinite(d) for d in value):
+            raise ValueError("doses must be finite numbers")
         if any(d == 0 for d in value) or len(set(value)) != len(value):
             raise ValueError("doses must differ from 0 and from one another (0 is the base)")
         if not (any(d > 0 for d in value) and any(d < 0 for d in value)):
@@ -110,7 +139,7 @@ class StudyConfig(BaseModel):
         return sorted(value)
 
 
-def make_config(where: str = "study", **given: Any) -> StudyConfig:
+def make_config(where: str = "study", /, **given: Any) -> StudyConfig:
     """A configuration; every fault is one `UserError` naming `where` and the field."""
     try:
         return StudyConfig(**given)
@@ -120,14 +149,7 @@ def make_config(where: str = "study", **given: Any) -> StudyConfig:
 
 def read_config(path: Path, **overrides: Any) -> StudyConfig:
     """A study file, with command-line overrides on top."""
-    try:
-        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such study file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    data = parse_yaml(read_text(path, "study file"), str(path))
     if data is not None and not isinstance(data, dict):
         raise UserError(f"{path}: a study file is a mapping of settings, e.g. 'preset: quick'")
     return make_config(str(path), **{**{str(k): v for k, v in (data or {}).items()}, **overrides})

@@ -13,5 +13,9 @@ class IncompatibleVector(UserError):
     """A vector that does not fit the subject: wrong width, layer count or model."""
 
 
+class TooLong(UserError):
+    """A text beyond what the subject reads at once."""
+
+
 class Overlap(UserError):
     """An artefact would be judged on the very items it was made from."""

@@ -16,9 +16,9 @@ CURRENT = {"trait": "trait-v1", "coherence": "coherence-v1", "alignment": "align
 TRAIT_FIELDS = ("trait", "definition", "rubric")
 PAIR = ("question", "answer")
 _FIELD = re.compile(r"\{(\w+)\}")
-_MARK = re.compile(r"<(?=\s*/?\s*(?:question|answer)\b)", re.IGNORECASE)
+_MARK = re.compile(r"([<\[])(?=\s*+/?\s*+(?:question|answer)\b)", re.IGNORECASE)
 _ALONE = re.compile(
-    r"^[ \t]*(?:(?:the )?(?:question|answer)[ \t]*:?[ \t]*\n?)?[ \t]*[\"']?\{(?:question|answer)\}[\"']?[ \t]*$",
+    r"^[ \t]*+(?:(?:the )?(?:question|answer)[ \t]*+:?[ \t]*+\n?)?[ \t]*+[\"']?\{(?:question|answer)\}[\"']?[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -45,6 +45,13 @@ class Rubric:
         """Whether the text speaks of a trait."""
         return any(field in TRAIT_FIELDS for field in _FIELD.findall(self.text))
 
+    @property
+    def swaps(self) -> bool:
+        """Whether question and answer each stand in a paragraph of their own, so that their order can be turned."""
+        return all(
+            _FIELD.findall(p) in ([], [field]) for field in PAIR for p in _paragraphs(self.text) if f"{{{field}}}" in p
+        )
+
     def fill(self, question: str, answer: str, trait: Trait | None = None, answer_first: bool = False) -> str:
         """The judge's prompt for one answer.
 
@@ -56,7 +63,7 @@ class Rubric:
         """
         if self.needs_trait and trait is None:
             raise UserError(f"rubric {self.name}: grades a trait and none is given; add --trait")
-        values = {"question": _MARK.sub("< ", question.strip()), "answer": _MARK.sub("< ", answer.strip())}
+        values = {"question": _MARK.sub(r"\1 ", question.strip()), "answer": _MARK.sub(r"\1 ", answer.strip())}
         if trait is not None:
             values |= {"trait": trait.title, "definition": trait.definition.strip(), "rubric": criteria(trait)}
         text = _swapped(self.text) if answer_first else self.text
@@ -94,12 +101,30 @@ def parse_rubric(name: str, text: str) -> Rubric:
     unknown = sorted(set(found) - {*TRAIT_FIELDS, *PAIR})
     if unknown:
         known = ", ".join((*TRAIT_FIELDS, *PAIR))
-        raise UserError(f"rubric {name}: unknown field {{{unknown[0]}}}; known are {known}")
+        raise UserError(f"rubric {name}: unknown field {{{unknown[0][:60]}}}; known are {known}")
     for field in PAIR:
         paragraphs = [p for p in _paragraphs(text) if f"{{{field}}}" in p]
         if found.count(field) != 1 or _FIELD.findall(paragraphs[0]) != [field]:
             raise UserError(f"rubric {name}: field {{{field}}} must stand once, in a paragraph of its own")
     return Rubric(name, text.strip("\n"))
+
+
+def prompt_rubric(kind: str, text: str, where: str) -> Rubric:
+    """A rubric from a judge prompt that a user brings; its version is the digest of its wording.
+
+    Raises:
+        UserError: `{question}` and `{answer}` do not each stand there once, or another field does.
+    """
+    found = _FIELD.findall(text)
+    for field in PAIR:
+        if found.count(field) != 1:
+            raise UserError(f"{where}: a judge's prompt must hold {{{field}}} exactly once, and has it "
+                            f"{found.count(field)} times")  # fmt: skip
+    unknown = sorted(set(found) - set(PAIR))
+    if unknown:
+        raise UserError(f"{where}: unknown field {{{unknown[0]}}}; a judge's prompt is filled with {{question}} and "
+                        "{answer} only")  # fmt: skip
+    return Rubric(f"{kind}-v{digest(text)[:12]}", text.strip("\n"))
 
 
 def _paragraphs(text: str) -> list[str]:

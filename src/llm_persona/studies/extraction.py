@@ -42,6 +42,7 @@ class Extraction:
     bands: dict[str, Any]
     read_against_steer: dict[str, Any]
     elicited: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The contract's JSON of `vectors extract`."""
@@ -61,6 +62,7 @@ class Extraction:
             "read_against_steer": self.read_against_steer,
             "controls": self.controls,
             "elicited": self.elicited,
+            "judged": self.judged,
         }
 
     def projections(self) -> list[dict[str, Any]]:
@@ -125,6 +127,8 @@ def extract(
             "seed": seed,
             "versions": versions(),
             "git": git_revision(),
+            **({"elicited": rows.elicited} if rows.elicited else {}),
+            **({"judged": rows.judged} if rows.judged else {}),
         },
     )
     chosen_on = assess(acts["select"], vector, seed=seed)
@@ -156,6 +160,7 @@ def extract(
         layer_bands([q.auc for q in quality.layers], sweep),
         read_against_steer(aucs, sweep, seed),
         rows.elicited,
+        rows.judged,
     )
 
 

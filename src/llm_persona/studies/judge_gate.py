@@ -1,4 +1,4 @@
-"""The gate of a judge: before its scores of a trait count, it must grade answers whose pole is known.
+"""The gate of a judge: before its scores of a trait or by a rubric count, it must grade answers whose pole is known.
 
 It must tell high from low, repeat itself, not follow length, and not depend on whether question or answer comes first.
 """
@@ -6,12 +6,14 @@ It must tell high from low, repeat itself, not follow length, and not depend on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_persona.analysis.judge_checks import differences, length_correlation, pole_auc
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import Items
+from llm_persona.domain.judge_sets import load_judge_set
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.rubrics import Rubric, load_rubric
 from llm_persona.domain.store import digest, read_json, write_json
@@ -47,54 +49,97 @@ def gate_items(trait: Trait, limit: int | None = None) -> Items:
     return items
 
 
-def gate_requests(trait: Trait, limit: int | None = None) -> list[JudgeRequest]:
-    """What the judge is asked: each response of each item in three readings, one reading after the other."""
-    rubric, rows = load_rubric("trait"), labelled(gate_items(trait, limit))
-    return [grading(rubric, row.prompt, row.text, trait, **reading) for reading in READINGS for row in rows]
+@dataclass(frozen=True)
+class Trial:
+    """What a judge is tried on: labelled answers, and the rubric that grades them.
+
+    `key` is what decides the result besides the judge; `source` says where the answers are from.
+    """
+
+    name: str
+    rubric: Rubric
+    trait: Trait | None
+    rows: tuple[Response, ...]
+    source: dict[str, Any]
+    key: list[Any]
+
+
+def trial_of(about: Trait | Rubric, limit: int | None = None) -> Trial:
+    """The labelled answers for a trait (its bank's test items) or for a rubric that speaks of none (our set).
+
+    Args:
+        limit: at most this many items or questions.
+
+    Raises:
+        UserError: there are no labelled answers for it, or the order of its question and answer cannot be turned.
+    """
+    if isinstance(about, Trait):
+        rubric, items = load_rubric("trait"), gate_items(about, limit)
+        source = {"source": f"bank:{about.name}", "split": "test", "n": len(items)}
+        wording = [rubric.digest, about.title, about.definition, about.rubric]
+        return Trial(about.name, rubric, about, tuple(labelled(items)), source, [wording, items.digest])
+    if not about.swaps:
+        raise UserError(f"rubric {about.name}: question and answer share a paragraph, so a judge cannot be tried with "
+                        "the answer first; put {question} and {answer} into paragraphs of their own")  # fmt: skip
+    found = load_judge_set(about.kind).first(limit)
+    source = {"source": f"labelled:{found.name}", "n": len({row.group for row in found.rows})}
+    return Trial(about.kind, about, None, found.rows, source, [about.digest, found.digest])
+
+
+def gate_requests(about: Trait | Rubric, limit: int | None = None) -> list[JudgeRequest]:
+    """What the judge is asked: each labelled answer in three readings, one reading after the other."""
+    trial = trial_of(about, limit)
+    return [
+        grading(trial.rubric, row.prompt, row.text, trial.trait, **reading)
+        for reading in READINGS
+        for row in trial.rows
+    ]
 
 
 def run_gate(
-    judge: Judge, trait: Trait, limit: int | None = None, progress: Callable[[int], None] | None = None
+    judge: Judge, about: Trait | Rubric, limit: int | None = None, progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Try the judge on the trait and keep the result in the cache folder, where `gate_of` finds it.
+    """Try the judge on a trait or a rubric and keep the result in the cache folder, where `gate_of` finds it.
 
     Returns:
-        `trait`, `judge`, `rubrics`, `items`, `checks` (each with `value`, `ci`, `limit`, `passed`), `unscored` by
-        reason, `passed`. A result on fewer items (`limit`) is kept apart and never stands for the whole gate.
+        `trait` (null where the rubric speaks of none), `judge`, `rubrics`, `items`, `checks` (each with `value`, `ci`,
+        `limit`, `passed`), `unscored` by reason, `passed`. A result on fewer items (`limit`) is kept apart and never
+        stands for the whole gate.
 
     Raises:
         UserError: the judge cannot be reached, or `--max-calls` ended the work before its end.
     """
-    rows = labelled(gate_items(trait, limit))
-    found = verdicts(judge, gate_requests(trait, limit), progress)
+    trial = trial_of(about, limit)
+    rows = trial.rows
+    found = verdicts(judge, gate_requests(about, limit), progress)
     stopped = sum(v.unscored.startswith(f"{FAILED}--max-calls") for v in found)
     if stopped:
         raise UserError(
-            f"gate of {trait.name}: --max-calls ended it with {stopped} of {len(found)} readings missing; what was "
+            f"gate of {trial.name}: --max-calls ended it with {stopped} of {len(found)} readings missing; what was "
             "answered is kept, the same command goes on"
         )
     readings = [found[k * len(rows) : (k + 1) * len(rows)] for k in range(len(READINGS))]
     checks = _checks(rows, readings)
     masses = [v.mass for v in found if v.mass is not None]
     result = {
-        "trait": trait.name,
+        "trait": trial.trait.name if trial.trait else None,
         "judge": judge.identity,
-        "rubrics": {"trait": load_rubric("trait").name},
-        "items": {"source": f"bank:{trait.name}", "split": "test", "n": len(gate_items(trait, limit))},
+        "rubrics": {trial.rubric.kind: trial.rubric.name},
+        "items": trial.source,
         "passed": all(check["passed"] for check in checks.values()),
         "checks": checks,
         "unscored": reasons(found),
         "mean_mass": sum(masses) / len(masses) if masses else None,
         "mean_score": {pole: _mean(rows, readings[0], pole) for pole in ("high", "low")},
     }
-    write_json(_place(judge, trait, limit), result)
+    write_json(_place(judge, trial), result)
     return result
 
 
-def gate_of(judge: Judge, trait: Trait, limit: int | None = None) -> dict[str, Any] | None:
-    """The kept result of this judge on this trait's items under the rubrics in use; None where it was never tried."""
+def gate_of(judge: Judge, about: Trait | Rubric, limit: int | None = None) -> dict[str, Any] | None:
+    """The kept result of this judge on these labelled answers under this rubric; None where it was never tried."""
     try:
-        found = read_json(_place(judge, trait, limit), "gate")
+        found = read_json(_place(judge, trial_of(about, limit)), "gate")
         return found if isinstance(found["passed"], bool) and isinstance(found["checks"], dict) else None
     except (UserError, KeyError, TypeError):
         return None
@@ -155,9 +200,7 @@ def _mean(rows: Sequence[Response], found: Sequence[Verdict], pole: str) -> floa
     return sum(scores) / len(scores) if scores else None
 
 
-def _place(judge: Judge, trait: Trait, limit: int | None) -> Path:
-    """Where the result lies: named by judge, wording of the rubric, trait, and items."""
-    rubric: Rubric = load_rubric("trait")
-    wording = [rubric.digest, trait.title, trait.definition, trait.rubric]
-    key = digest([SCORING, judge.identity, wording, gate_items(trait, limit).digest])
+def _place(judge: Judge, trial: Trial) -> Path:
+    """Where the result lies: named by judge, wording of the rubric, trait, and labelled answers."""
+    key = digest([SCORING, judge.identity, *trial.key])
     return cache_folder() / "gates" / f"{key}.json"

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from llm_persona.analysis.stats import bootstrap_weights, percentile_interval, widened
+from llm_persona.analysis.clustered import clustered_mean
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.rubrics import load_rubric
+from llm_persona.domain.rubrics import Rubric, load_rubric
 from llm_persona.domain.traits import Trait, load_trait
 from llm_persona.instruments.judging.protocol import Judge, JudgeRequest, Verdict, grading
 from llm_persona.studies.judge_gate import gate_of, gate_state
@@ -19,7 +17,6 @@ from llm_persona.studies.verdicts import reasons, verdicts
 
 RUBRICS = ("trait", "coherence")
 EMPTY = "empty answer"
-DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,11 @@ class ScorePlan:
     def traits_of(self, answer: StoredAnswer) -> list[str]:
         """The trait the answer was written for, else all that are asked for."""
         return [answer.trait] if answer.trait else list(self.traits)
+
+    def tried_on(self) -> dict[str, Trait | Rubric]:
+        """Label of a score to what its gate is about: each trait, and each rubric that speaks of none."""
+        others = [rubric for kind in self.rubrics if not (rubric := load_rubric(kind)).needs_trait]
+        return {**self.traits, **{rubric.kind: rubric for rubric in others}}
 
     def requests(self) -> list[JudgeRequest]:
         """What the judge is asked in all, in the answers' order."""
@@ -94,31 +96,23 @@ def score_answers(judge: Judge, plan: ScorePlan, progress: Callable[[int], None]
     Every verdict is kept in the cache folder as it comes: after a kill the same call pays only for what is missing.
 
     Returns:
-        `judge`, `rubrics`, `gates` (trait to `state` and `passed`), `summary` (rows by condition and score, with
-        `mean`, `ci`, `n`, `n_unscored`, `unscored` by reason), `answers` (each with its `scores`).
+        `judge`, `rubrics`, `gates` (trait or rubric to `state` and `passed`), `summary` (rows by condition and score,
+        with `mean`, `ci`, `n`, `n_unscored`, `unscored` by reason), `answers` (each with its `scores`).
     """
-    requests = plan.requests()
-    found = dict(zip(requests, verdicts(judge, requests, progress), strict=True))
-    rows = []
-    for answer in plan.answers:
-        empty = not answer.answer.strip()
-        graded = plan.graded(answer)
-        scores = {label: Verdict(None, EMPTY) if empty else found[request] for label, request in graded.items()}
-        rows.append((answer, scores))
-    gates = {name: gate_of(judge, trait) for name, trait in plan.traits.items()}
+    rows = list(zip(plan.answers, graded_answers(judge, plan, progress), strict=True))
+    gates = gate_states(judge, plan.tried_on())
     return {
         "judge": judge.identity,
         "rubrics": {kind: load_rubric(kind).name for kind in plan.rubrics},
-        "gates": {
-            name: {"state": gate_state(gate), "passed": gate["passed"] if gate else None}
-            for name, gate in gates.items()
-        },
+        "gates": gates,
         "summary": _summary(rows, gates),
         "answers": [
             {
                 "condition": answer.condition,
                 "trait": answer.trait,
+                "id": answer.question_id,
                 "question": answer.question,
+                "sample": answer.sample,
                 "answer": answer.answer,
                 "scores": {label: verdict.as_json() for label, verdict in scores.items()},
             }
@@ -127,34 +121,53 @@ def score_answers(judge: Judge, plan: ScorePlan, progress: Callable[[int], None]
     }
 
 
+def graded_answers(
+    judge: Judge, plan: ScorePlan, progress: Callable[[int], None] | None = None
+) -> list[dict[str, Verdict]]:
+    """The verdicts on each answer of the plan, in its order, by what was graded (a trait's name, or a rubric's)."""
+    requests = plan.requests()
+    found = dict(zip(requests, verdicts(judge, requests, progress), strict=True))
+    return [
+        {
+            label: found[request] if answer.answer.strip() else Verdict(None, EMPTY)
+            for label, request in plan.graded(answer).items()
+        }
+        for answer in plan.answers
+    ]
+
+
+def gate_states(judge: Judge, tried_on: Mapping[str, Trait | Rubric]) -> dict[str, dict[str, Any]]:
+    """Trait or rubric to `state` (one line) and `passed` (None where the judge was never tried on it)."""
+    gates = {name: gate_of(judge, about) for name, about in tried_on.items()}
+    return {
+        name: {"state": gate_state(gate), "passed": gate["passed"] if gate else None} for name, gate in gates.items()
+    }
+
+
 def _summary(rows: Sequence[tuple[StoredAnswer, dict[str, Verdict]]], gates: Mapping[str, Any]) -> list[dict[str, Any]]:
     grouped: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
     for answer, scores in rows:
         for label, verdict in scores.items():
-            grouped.setdefault((answer.trait, answer.condition, label), []).append((answer.question, verdict))
+            grouped.setdefault((answer.trait, answer.condition, label), []).append((answer.unit, verdict))
     found = []
     for (trait, condition, label), entries in grouped.items():
-        scored = [(question, v.score) for question, v in entries if v.score is not None]
-        row: dict[str, Any] = {"trait": trait, "condition": condition, "score": label, **_mean(scored)}
-        row |= {"n_unscored": len(entries) - len(scored), "unscored": reasons([v for _, v in entries])}
+        row: dict[str, Any] = {"trait": trait, "condition": condition, "score": label, **mean_score(entries)}
         if label in gates:
-            row["gate"] = gate_state(gates[label])
+            row["gate"] = gates[label]["state"]
         found.append(row)
     return found
 
 
+def mean_score(entries: Sequence[tuple[str, Verdict]]) -> dict[str, Any]:
+    """`mean`, `ci`, `n`, `n_questions`, `n_unscored` and `unscored` by reason of (question, verdict) pairs."""
+    scored = [(question, v.score) for question, v in entries if v.score is not None]
+    found = [v for _, v in entries]
+    return {**_mean(scored), "n_unscored": len(entries) - len(scored), "unscored": reasons(found)}
+
+
 def _mean(scored: Sequence[tuple[str, float]]) -> dict[str, Any]:
     """Mean score with its bootstrap interval over questions: answers to the same question stay together."""
-    n = len(scored)
-    if not n:
-        return {"mean": None, "ci": None, "n": 0, "n_questions": 0}
-    names, index = np.unique([question for question, _ in scored], return_inverse=True)
-    values = np.array([score for _, score in scored])
-    mean, k = float(values.mean()), len(names)
-    found: dict[str, Any] = {"mean": mean, "ci": None, "n": n, "n_questions": k}
-    if k > 1:
-        weights = bootstrap_weights(k, DRAWS, 0)
-        sums, counts = np.bincount(index, values, k), np.bincount(index, minlength=k)
-        low, high = widened(percentile_interval((weights @ sums) / (weights @ counts)), mean, k)
-        found["ci"] = [max(0.0, low), min(100.0, high)]
+    found = clustered_mean([question for question, _ in scored], [score for _, score in scored])
+    if found["ci"]:
+        found["ci"] = [max(0.0, found["ci"][0]), min(100.0, found["ci"][1])]
     return found

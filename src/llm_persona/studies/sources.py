@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from llm_persona.analysis.quality import assess
@@ -14,9 +14,11 @@ from llm_persona.domain.item_sources import has_second_author, load_items
 from llm_persona.domain.items import SPLITS, Items, Split
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.traits import POLES, Trait
+from llm_persona.studies.judge_filter import JudgeFilter
 from llm_persona.subject.elicit import ElicitationPlan, Elicited, elicit, prompts_of
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import BEYOND, Row, readable
 from llm_persona.subject.record import Position, record
 
 Filter = Literal["none", "projection"]
@@ -32,6 +34,8 @@ class Rows:
     transfer: Sequence[Response] = ()
     elicited: dict[str, Any] | None = None
     """Counts of answers made, dropped and kept, by split (prompted and tuned sources)."""
+    judged: dict[str, Any] | None = None
+    """By whom and with which thresholds answers were kept, where a judge filtered them."""
 
     @property
     def made_from(self) -> list[str]:
@@ -79,6 +83,24 @@ def labelled_rows(sets: ItemSets) -> Rows:
     return Rows(labelled(sets.fit), labelled(sets.choosing), labelled(sets.test), labelled(sets.transfer))
 
 
+def within_context(subject: Subject, sets: ItemSets) -> tuple[ItemSets, int]:
+    """The sets without items of which a response is longer than the subject's context, and how many these are.
+
+    Raises:
+        UserError: a set of which nothing is left.
+    """
+    left: dict[str, Any] = {}
+    out = 0
+    for name in ("fit", "select", "test", "second", "transfer"):
+        items: Items = getattr(sets, name)
+        fits = [all(readable(subject, [Row(item.prompt, text) for text in item.responses.values()])) for item in items]
+        left[name] = Items([item for item, fit in zip(items, fits, strict=True) if fit], items.source)
+        out += len(items) - len(left[name])
+        if items and not left[name]:
+            raise UserError(f"{items.source}: every item of split {name!r} is {BEYOND} of {subject.max_length} tokens")
+    return (replace(sets, **left) if out else sets), out
+
+
 @dataclass(frozen=True)
 class SourcePlan:
     """How a contrast is made. `over`: what the subject answers; `keep`: which answers count."""
@@ -90,6 +112,8 @@ class SourcePlan:
     keep: Filter = "none"
     adapters: tuple[str | None, str | None] = (None, None)
     limit: int | None = None
+    judged: JudgeFilter | None = None
+    """A judge that keeps the answers which express their pole and hold together."""
 
 
 def source_rows(
@@ -109,6 +133,8 @@ def source_rows(
             "differ there; use response_mean, or --source prompted"
         )
     if plan.source == "labelled":
+        if plan.judged is not None:
+            raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
         return labelled_rows(sets)
     if plan.source == "tuned":
         found = {split: _tuned_answers(subject, trait, split, sets, plan) for split in SPLITS}
@@ -120,6 +146,8 @@ def source_rows(
         }
     if plan.keep == "projection":
         found = _expressed(subject, sets, found)
+    if plan.judged is not None:
+        found = {split: plan.judged.keep(part, trait, split, progress) for split, part in found.items()}
     for split, part in found.items():
         missing = [pole for pole in POLES if not any(r.pole == pole for r in part.rows)]
         if missing:
@@ -127,8 +155,9 @@ def source_rows(
                 f"{trait.name}: of split {split!r} no {missing[0]} answer is left ({part.counts()}); ask for more "
                 "--samples, or use --filter none"
             )
+    said = plan.judged.as_json(trait) if plan.judged is not None else None
     counts: dict[str, Any] = {split: part.counts() for split, part in found.items()}
-    return Rows(found["fit"].rows, found["select"].rows, found["test"].rows, labelled(sets.transfer), counts)
+    return Rows(found["fit"].rows, found["select"].rows, found["test"].rows, labelled(sets.transfer), counts, said)
 
 
 def _prompts(trait: Trait, split: Split, sets: ItemSets, plan: SourcePlan) -> list[tuple[str, str]]:

@@ -29,6 +29,9 @@ class Reporter(Protocol):
     def end(self, stage: str, seconds: float, reused: bool) -> None:
         """A stage is there: made in `seconds`, or reused."""
 
+    def spare(self, count: int) -> None:
+        """So many stages that were counted on are not needed."""
+
 
 class Silent:
     """No progress."""
@@ -38,6 +41,9 @@ class Silent:
 
     def end(self, stage: str, seconds: float, reused: bool) -> None:
         """A stage is there: made in `seconds`, or reused."""
+
+    def spare(self, count: int) -> None:
+        """So many stages that were counted on are not needed."""
 
 
 class Stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import time
@@ -18,36 +19,65 @@ from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
-from llm_persona.studies.arithmetic import measure_arithmetic
+from llm_persona.instruments.judging.opening import open_judge
+from llm_persona.instruments.judging.protocol import Judge
+from llm_persona.instruments.judging.remote import RemoteJudge
+from llm_persona.studies.agreement import agreement
+from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
-from llm_persona.studies.findings import findings
+from llm_persona.studies.findings import findings, headline
+from llm_persona.studies.judged import judge_state, unscored
+from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.recommend import most_layers
 from llm_persona.studies.report import write_report
 from llm_persona.studies.stages import Reporter, Stages
+from llm_persona.studies.stored_answers import FILE, write_answers
 from llm_persona.studies.trait_study import TraitStudy, open_trait
+from llm_persona.subject.remote.caller import Limits
 
 FORMAT = "llm-persona.results.1"
+PROMPT = "How should I spend the weekend?"
+READINGS = 3
+"""Stages in which the base reads what was written: projection, perplexity, tokens."""
 
 
 def expected_stages(config: StudyConfig) -> int:
-    """About how many stages a study has, for the progress display."""
-    conditions = 5 + len(config.doses) + (2 if config.tune else 0)
-    controls = config.random_directions + 2 * (len(config.traits) - 1)
-    choice = len(config.letter_modes) * sum(
-        {"base": 1, "instructed": 2, "tuned": 2}[c] for c in config.choice_conditions
-    )
-    tuning = 4 if config.tune else 0
+    """How many stages a study has at most, for the progress display (a sweep may need fewer layers: `spare`)."""
+    traits, letters = len(config.traits), len(config.letter_modes)
+
+    def measured(kind: str, conditions: int) -> int:
+        return conditions * (3 + letters * (kind in config.choice_conditions))
+
+    tuning = 2 + measured("tuned", 2) + 2 if config.tune else 0  # training, measuring, reading
+    recorded = 4 - (config.transfer_items == 0)
     steered = 2 * len(config.doses) + 1
-    others = 3 * (conditions - len(config.doses))
-    return len(config.traits) * (others + steered + controls + choice + 6 + config.sweep_layers + tuning)
+    controls = config.random_directions + 2 * (traits - 1)
+    conditions = measured("base", 1) + measured("instructed", 2) + measured("combined", 2)
+    own = conditions + recorded + most_layers(config.sweep_layers) + steered + controls + tuning
+    judged = 5 + len(config.doses) + (2 if config.tune else 0) if config.judge else 0
+    return traits * (own + judged + READINGS) + (arithmetic_stages(traits) if config.arithmetic else 0)
 
 
-def run_study(config: StudyConfig, out: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
+def expected_gradings(config: StudyConfig) -> int:
+    """At most how many answers a study's judge has to grade, each by trait and by coherence; 0 without a judge."""
+    conditions = 5 + len(config.doses) + (2 if config.tune else 0)
+    answers = len(config.traits) * conditions * config.questions * config.samples
+    return answers * len(RUBRICS) if config.judge is not None else 0
+
+
+def run_study(
+    config: StudyConfig, out: str | Path, reporter: Reporter | None = None, limits: Limits | None = None
+) -> dict[str, Any]:
     """Run a study, or continue one, and write its report.
 
     The folder then holds `study.yaml`, `manifest.json`, `results.json`, `report.html`, `figures/`,
-    `vectors/`, `adapters/` and `stages/` (what makes it resumable). The same command on a killed run goes
-    on where it was; a changed setting redoes what depends on it; a finished run recomputes nothing.
+    `answers.jsonl` (every answer), `vectors/`, `adapters/` and `stages/` (what makes it resumable). The same command
+    on a killed run goes on where it was; a changed setting redoes what depends on it; a finished run recomputes
+    nothing.
+
+    Args:
+        limits: of the calls, where the judge that `config.judge` names is behind an API.
 
     Returns:
         The contents of `results.json`.
@@ -66,7 +96,7 @@ def run_study(config: StudyConfig, out: str | Path, reporter: Reporter | None = 
         lock = FileLock(folder / "stages" / ".lock")
         with lock.acquire(timeout=0):
             _remove_leftovers(folder)
-            return _run(config, folder, reporter)
+            return _run(config, folder, reporter, limits)
     except Timeout as error:
         raise UserError(
             f"--out {folder}: another process is running a study there; wait or choose another folder"
@@ -81,12 +111,13 @@ def _remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[str, Any]:
+def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: Limits | None) -> dict[str, Any]:
     started = time.time()
+    judge = _judge(config, limits)  # before the work: a judge that does not exist costs nothing
     stages = Stages(folder / "stages", reporter)
     settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
     if not (folder / "study.yaml").is_file() or (folder / "study.yaml").read_text(encoding="utf-8") != settings:
-        for name in ("results.json", "report.html", "manifest.json"):  # those of other settings
+        for name in ("results.json", "report.html", "manifest.json", FILE):  # those of other settings
             (folder / name).unlink(missing_ok=True)
     write_text(folder / "study.yaml", settings)
     lab = Lab(config.model, config.dtype, config.device, stages)
@@ -106,13 +137,17 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None) -> dict[s
     if config.tune:
         phase(lambda s: s.tuning(folder / "adapters"))
     phase(TraitStudy.written)
+    phase(TraitStudy.tokens)
     phase(lambda s: s.activation_shift(folder / "adapters"))
+    write_answers(folder / FILE, [a for s in studies for a in s.answers()])
+    if judge is not None:
+        phase(lambda s: s.judged(judge))
     arithmetic = measure_arithmetic(lab, studies, config.sweep_dose) if config.arithmetic else {}
-    results = _results(config, lab, studies, arithmetic)
+    results = _results(config, lab, studies, arithmetic, judge)
     write_json(folder / "results.json", results)
     write_report(folder)
     _prune(folder, [s.name for s in studies])
-    _manifest(folder, config, lab, stages, started)
+    _manifest(folder, config, lab, stages, started, judge)
     return results
 
 
@@ -131,7 +166,24 @@ def _prune(folder: Path, names: list[str]) -> None:
             figure.unlink()
 
 
-def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmetic: dict[str, Any]) -> dict[str, Any]:
+def _judge(config: StudyConfig, limits: Limits | None) -> Judge | None:
+    if config.judge is None:
+        if config.judge_base_url is not None or config.judge_text:
+            raise UserError(
+                "study: judge_base_url (--base-url) and judge_text (--text) speak of a judge; set judge (--judge)"
+            )
+        return None
+    return open_judge(config.judge, config.judge_base_url, limits, config.judge_text)
+
+
+def _status(study: TraitStudy) -> dict[str, str]:
+    """That nobody has reviewed the trait, where that is so."""
+    return {"status": study.trait.status} if study.trait.status else {}
+
+
+def _results(
+    config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmetic: dict[str, Any], judge: Judge | None
+) -> dict[str, Any]:
     layers = sorted(s.layer for s in studies)
     results: dict[str, Any] = {
         "format": FORMAT,
@@ -139,17 +191,28 @@ def _results(config: StudyConfig, lab: Lab, studies: list[TraitStudy], arithmeti
         "subject": lab.identity,
         "preset": config.preset,
         "seed": config.seed,
-        "traits": {s.name: {"title": s.trait.title, **s.results} for s in studies},
+        "traits": {s.name: {"title": s.trait.title, **_status(s), **s.results} for s in studies},
         "profile": _profile(studies),
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "arithmetic": arithmetic,
+        "answers": {"file": FILE, **{k: getattr(config, k) for k in ("samples", "temperature", "max_new_tokens")}},
+        "judge": None if judge is None else _judged(judge, studies),
         "recommendations": {s.name: _recommendation(s, config) for s in studies},
     }
     for trait in results["traits"].values():
         trait["comparison"] = comparison(trait)
     results["specificity"] = specificity(results["traits"])
+    answers = [a for s in studies for a in s.answers()]
+    scores = [v[s.name].score for s in studies for v in s.verdicts] if judge is not None else None
+    results["agreement"] = agreement(results["traits"], answers, scores, results["judge"])
     results["findings"] = findings(results)
+    results["answer"] = headline(results)
     return results
+
+
+def _judged(judge: Judge, studies: list[TraitStudy]) -> dict[str, Any]:
+    graded = {s.name: unscored(s.name, s.verdicts) for s in studies}
+    return {**judge_state(judge, [s.trait for s in studies]), "graded": graded}
 
 
 def _profile(studies: list[TraitStudy]) -> dict[str, Any]:
@@ -179,12 +242,18 @@ def _recommendation(study: TraitStudy, config: StudyConfig) -> dict[str, Any]:
         "reason": chosen.reason,
         "usable_range": study.results["dose_response"]["usable_range"],
         "command": f"llm-persona steer --model {shlex.quote(config.model)} --vector {vector} --layer {chosen.balanced} "
-        f'--coefficient {chosen.coefficient:.3g} --prompt "How should I spend the weekend?"',
+        f'--coefficient {chosen.coefficient:.3g} --prompt "{PROMPT}"',
+        "python": "import llm_persona as lp\n\n"
+        f"subject = lp.load_subject({json.dumps(config.model)})\n"
+        f"vector = lp.PersonaVector.load({json.dumps(vector)})\n"
+        f"with lp.steering(subject, vector, layer={chosen.balanced}, coefficient={chosen.coefficient:.3g}):\n"
+        f"    print(lp.generate(subject, [{json.dumps(PROMPT)}], max_new_tokens=48)[0].text)",
     }
 
 
-def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, started: float) -> None:
-    kept = [*sorted((folder / "vectors").glob("*.safetensors")), *sorted((folder / "adapters").glob("*/*.safetensors"))]
+def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, started: float, judge: Judge | None) -> None:
+    kept = [folder / FILE]
+    kept += [p for form in ("vectors/*.safetensors", "adapters/*/*.safetensors") for p in sorted(folder.glob(form))]
     manifest = {
         "format": "llm-persona.manifest.1",
         "versions": versions(),
@@ -193,6 +262,7 @@ def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, start
         "subject": lab.identity,
         "config_digest": digest(config.model_dump()),
         "digests": {str(p.relative_to(folder)): file_digest(p) for p in [folder / "results.json", *kept]},
+        "judge_calls": judge.caller.record.as_json() if isinstance(judge, RemoteJudge) else None,
         "stages": stages.seconds,
         "stages_made": stages.made,
         "seconds_this_run": time.time() - started,

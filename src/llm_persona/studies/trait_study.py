@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 
 from llm_persona.analysis.dose import dose_response, usable_range
-from llm_persona.analysis.paired import paired_means, paired_shift
+from llm_persona.analysis.paired import means_by_group, paired_means, paired_shift
 from llm_persona.analysis.quality import assess
-from llm_persona.analysis.vectors import PersonaVector, cosines, fit, random_like
+from llm_persona.analysis.vectors import PersonaVector, cosines, fit, projections, random_like
 from llm_persona.domain.condition import BASE, Condition, Steer, instructed, steered, tuned
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.items import Items
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import POLES, Trait, load_trait
+from llm_persona.instruments.judging.protocol import Judge, Verdict
 from llm_persona.instruments.perplexity import Perplexity, neutral_texts, pooled_perplexity
 from llm_persona.instruments.projection import Projection
 from llm_persona.instruments.samples import Samples
+from llm_persona.instruments.token_projection import TokenProjection
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.extraction import Extraction, extract
+from llm_persona.studies.judged import judge_answers, judged_rows
 from llm_persona.studies.lab import Instrument, Lab
 from llm_persona.studies.sources import item_sets, labelled_rows
+from llm_persona.studies.stored_answers import StoredAnswer, stored
 from llm_persona.subject.packing import Row
 from llm_persona.subject.reuse import KeptBlocks
 from llm_persona.training.data import from_items
@@ -44,6 +48,9 @@ class TraitStudy:
     config: StudyConfig
     trait: Trait
     results: dict[str, Any] = field(default_factory=dict)
+
+    verdicts: list[dict[str, Verdict]] = field(default_factory=list)
+    """Of each of `answers()`, by what was graded; none without a judge."""
 
     def __post_init__(self) -> None:
         bank = Items(self.trait.bank, f"bank:{self.trait.name}")
@@ -76,7 +83,8 @@ class TraitStudy:
     @property
     def samples(self) -> Samples:
         """The open questions that every condition answers."""
-        return Samples(self.questions, self.config.max_new_tokens)
+        config = self.config
+        return Samples(self.questions, config.max_new_tokens, config.samples, config.temperature, config.seed)
 
     def measure(self, kind: str, condition: Condition) -> dict[str, Measurement]:
         """Apply the instruments of `kind` under `condition` and keep the measurements."""
@@ -115,14 +123,20 @@ class TraitStudy:
         self.persona.save(folder / f"{self.name}.safetensors")
         # Answers are read by a vector from other items than the one that steers: the select split's.
         self.reader = fit(self.extraction.acts["select"])
-        self.gap = assess(self.extraction.acts["test"], self.reader, permutations=1).layers[self.layer].separation
+        test = self.extraction.acts["test"]
+        self.gap = assess(test, self.reader, permutations=1).layers[self.layer].separation
+        along = projections(test.values, self.reader)[:, self.layer]
+        self.midpoint = float(np.mean([np.mean(along[[pole == p for p in test.poles]]) for pole in POLES]))
         agreement = float(cosines(self.persona, self.reader)[self.layer])
         self.results["vector"] = {
             **self.extraction.as_json(),
             "file": f"vectors/{self.name}.safetensors",
             "digest": self.persona.digest,
-            "reader": {"items": "select", "cosine": agreement, "separation": self.gap, "layer": self.layer},
-        }
+            "reader": {
+                "items": "select", "cosine": agreement, "separation": self.gap, "midpoint": self.midpoint,
+                "layer": self.layer,
+            },
+        }  # fmt: skip
 
     def steering(self, others: dict[str, Steer]) -> None:
         """Every dose at the recommended layer, and the controls beside it. `others`: each trait's vector and layer."""
@@ -203,12 +217,14 @@ class TraitStudy:
         surprise = self.lab.read(
             f"{self.name} perplexity of answers", Perplexity([Row(r.prompt, r.text) for r in together])
         )
-        self.readings: dict[str, dict[str, float]] = {}
+        self.readings: dict[str, dict[str, float]] = {}  # by question
+        self.projected: dict[str, list[float]] = {}  # by answer that is not empty
         perplexities = {}
         start = 0
         for name in names:
             part = slice(start, start + len(rows[name]))
-            self.readings[name] = {r["group"]: r["projection"] for r in projection.rows[part]}
+            self.projected[name] = [r["projection"] for r in projection.rows[part]]
+            self.readings[name] = means_by_group([r.group for r in rows[name]], self.projected[name])
             perplexities[name] = pooled_perplexity(surprise.rows[part])
             start = part.stop
         before = self.readings["base"]
@@ -227,6 +243,21 @@ class TraitStudy:
                 "n": shift["n"],
                 "n_empty": len(before) - len(both),
             }
+
+    def tokens(self) -> None:
+        """The answers that results show, token by token, as the base reads them with the reader vector.
+
+        In pole gaps: 0 lies midway between the poles' means over the labelled test responses, +-.5 at these means.
+        """
+        if not self.gap:
+            return
+        samples = [s for place, _ in self._places() for s in place["samples"] if s["text"].strip()]
+        rows = [Response(s["question"], s["text"], "neutral", s["question"]) for s in samples]
+        if not rows:
+            return
+        found = self.lab.read(f"{self.name} read tokens", TokenProjection(rows, self.reader, self.layer)).rows
+        for sample, row in zip(samples, found, strict=True):
+            sample["tokens"] = [[text, round((along - self.midpoint) / self.gap, 3)] for text, along in row["tokens"]]
 
     def _places(self) -> list[tuple[dict[str, Any], str]]:
         """Where in the results each condition's row is."""
@@ -294,8 +325,8 @@ class TraitStudy:
             found = [r["projection"] for r in reading.rows]
             split = len(answers["base"])
             groups = [r.group for r in together]
-            by_base = dict(zip(groups[:split], found[:split], strict=True))
-            by_tuned = dict(zip(groups[split:], found[split:], strict=True))
+            by_base = means_by_group(groups[:split], found[:split])
+            by_tuned = means_by_group(groups[split:], found[split:])
             start, author = self.readings["base"], self.readings[name]
             both = [g for g in start if g in author]
 
@@ -310,6 +341,24 @@ class TraitStudy:
                 "both": shift(by_tuned),
             }
 
+    def answers(self) -> list[StoredAnswer]:
+        """Every answer of every condition, in the order of the study, with its projection (after `written`)."""
+        found = []
+        for _, name in self._places():
+            projected = iter(self.projected[name])
+            for row in self.measured[name]["samples"].rows:
+                read = next(projected) if row["text"] else None
+                found.append(stored(self.name, label_of(name), row, self.config.temperature, read))
+        return found
+
+    def judged(self, judge: Judge) -> None:
+        """What a judge says of every condition's answers, each beside the base's answers to the same questions."""
+        answers = self.answers()
+        self.verdicts = judge_answers(self.lab.stages, judge, self.trait, answers)
+        found = judged_rows(self.trait.name, answers, self.verdicts)
+        for place, name in self._places():
+            place["judged"] = found[label_of(name)]
+
     def _answers(self, name: str) -> list[Response]:
         """The non-empty answers written under a condition, to be read without any instruction."""
         rows = self.measured[name]["samples"].rows
@@ -322,6 +371,7 @@ class TraitStudy:
     @staticmethod
     def _summary(measured: dict[str, Measurement]) -> dict[str, Any]:
         likelihood, samples = measured["likelihood"].summary, measured["samples"]
+        shown = [r for r in samples.rows if not r.get("sample")][:SAMPLES_SHOWN]  # one a question
         return {
             **{
                 k: likelihood[k]
@@ -331,9 +381,14 @@ class TraitStudy:
             "perplexity": measured["neutral"].summary["perplexity"],
             "distinct_2": samples.summary["distinct_2"],
             "mean_tokens": samples.summary["mean_tokens"],
-            "samples": [{"question": r["question"], "text": r["text"]} for r in samples.rows[:SAMPLES_SHOWN]],
+            "samples": [{"question": r["question"], "text": r["text"]} for r in shown],
             "rows": [{k: r[k] for k in ROW if k in r} for r in measured["likelihood"].rows],
         }
+
+
+def label_of(name: str) -> str:
+    """A condition's name as results and stored answers say it: `tuned high`, `steered -0.2`."""
+    return name if name.startswith("steered") else name.replace("-", " ")
 
 
 def open_trait(lab: Lab, config: StudyConfig, name: str) -> TraitStudy:

@@ -30,6 +30,8 @@ def check_adapter(folder: str | Path) -> Path:
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_model.safetensors there; save it as safetensors")
     config = read_json(path / "adapter_config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"adapter {str(folder)!r}: adapter_config.json is no object; save the adapter again")
     for name, harmless in (("modules_to_save", None), ("trainable_token_indices", None), ("bias", "none")):
         if config.get(name) not in (harmless, None, []):
             raise UserError(

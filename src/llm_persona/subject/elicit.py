@@ -11,7 +11,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import Item, Split
 from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import Trait
-from llm_persona.subject.generate import generate
+from llm_persona.subject.generate import check_samples, generate
 from llm_persona.subject.load import Subject
 
 Contrast = Literal["high-low", "high-neutral", "neutral-low"]
@@ -36,8 +36,7 @@ class ElicitationPlan:
     def __post_init__(self) -> None:
         if self.contrast not in CONTRASTS:
             raise UserError(f"contrast {self.contrast!r}: choose one of {', '.join(CONTRASTS)}")
-        if self.samples < 1 or (self.samples > 1 and self.temperature <= 0):
-            raise UserError("several samples need a temperature above 0: greedy answers are all the same")
+        check_samples(self.samples, self.temperature)
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,6 @@ def load_subject(
             raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
         raise
     loaded = loaded.to(where).eval().requires_grad_(False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     subject = wrap(loaded, tokenizer, name=model, revision=revision or str(getattr(loaded.config, "_commit_hash", "")))
     if adapter is not None:
         from llm_persona.subject.adapt import merge
@@ -174,7 +172,12 @@ def load_subject(
 
 
 def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "") -> Subject:
-    """A subject from transformers objects already in memory; its blocks are probed here."""
+    """A subject from transformers objects already in memory; its blocks are probed here.
+
+    A tokenizer without a padding token pads with its end token, or with token 0: padding is masked everywhere.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     blocks = find_blocks(model)
     probe(model, blocks, int(_text_config(model).hidden_size))
     subject = Subject(model, tokenizer, name, revision, blocks, decoder_of(model))

@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from llm_persona.interfaces.cli.plain_stream import guard_terminal
+from llm_persona.interfaces.cli.quiet import with_quiet
 
 COMMANDS = {
     "run": ("run", "Run a study: measure, find, steer, tune, report."),
@@ -20,11 +21,13 @@ COMMANDS = {
     "steer": ("steer", "Generate under a condition, or chat."),
     "finetune": ("finetune", "Train a LoRA adapter on a trait's pole or a chat file."),
     "screen": ("screen", "Screen chat data with a persona vector before fine-tuning on it."),
-    "judge": ("judge", "Try a judge on answers of known pole, and score stored answers with it."),
+    "judge": ("judge", "Try a judge on answers of known pole, score stored answers with it, monitor prompts."),
+    "trace": ("trace", "Show where each token of a conversation lies along a persona vector, live too."),
     "prevent": ("prevent", "Fine-tune in ways that hold a trait still, and compare them."),
     "audit": ("audit", "Show what a fine-tuning did to every trait."),
     "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
-    "report": ("report", "Write the page of a finished run again."),
+    "playground": ("playground", "Open a local web page: base and steered answers side by side."),
+    "report": ("report", "Write the page of a finished run again, as Markdown or a model card; compare runs."),
     "doctor": ("doctor", "Say what this machine has and what is missing."),
 }
 
@@ -41,7 +44,7 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"llm_persona.interfaces.cli.{COMMANDS[name][0]}"), name)
-        return command
+        return with_quiet(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing anything."""
@@ -63,6 +66,12 @@ def cli() -> None:
     """Measure, find, steer and audit the personality of language models.
 
     Start with: llm-persona run
+
+    \b
+    Completion of commands and options by the Tab key, in your shell's start-up file:
+      bash  eval "$(_LLM_PERSONA_COMPLETE=bash_source llm-persona)"
+      zsh   eval "$(_LLM_PERSONA_COMPLETE=zsh_source llm-persona)"
+      fish  _LLM_PERSONA_COMPLETE=fish_source llm-persona | source
     """
 
 

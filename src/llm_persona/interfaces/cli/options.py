@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_persona.interfaces.cli.quiet import json_alone, real_stdout
+
 if TYPE_CHECKING:
     from llm_persona.domain.condition import Condition, Steer
     from llm_persona.domain.items import Items
@@ -50,12 +52,22 @@ def _subject_options(several: bool) -> Decorator:
 
 subject_options = _subject_options(several=False)
 subjects_options = _subject_options(several=True)
-api_options = chain(
+call_options = chain(
     click.option("--base-url", help="Address of an OpenAI-compatible server, e.g. http://localhost:8000/v1."),
     click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Calls at once."),
     click.option("--max-calls", type=click.IntRange(min=1), help="Make at most N calls; the next run goes on."),
+)
+api_options = chain(
+    call_options,
     click.option("--price", help="IN/OUT: price of a million tokens, for the estimate, e.g. 0.15/0.60."),
 )
+optional_judge_options = chain(
+    click.option("--judge", "judge", help="Who grades answers: local, local:MODEL, openai:NAME, anthropic:NAME, "
+                 "scripted:FILE. Default: nobody."),
+    click.option("--text", "judge_text", is_flag=True, help="--judge: read scores from its text, for endpoints that "
+                 "know no log-probabilities."),
+    call_options,
+)  # fmt: skip
 level_option = click.option(
     "--level",
     default="pair",
@@ -101,8 +113,9 @@ conditions_options = chain(
                  "none is the model without one)."),
     vector_options,
 )  # fmt: skip
-json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the result as JSON.")
-seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), callback=json_alone,
+                           help="Write the result as JSON (-: to standard output, alone).")  # fmt: skip
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 32) - 1))
 
 
 @dataclass(frozen=True)
@@ -191,11 +204,19 @@ class ConditionArguments:
     def made_from(self) -> dict[str, list[str]]:
         """Artefact to the ids of the items it was made from."""
         from llm_persona.analysis.vectors import PersonaVector
+        from llm_persona.domain.errors import UserError
         from llm_persona.domain.store import read_json
 
         found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
-            found[self.adapter] = list(read_json(Path(self.adapter) / "llm-persona.json")["data"]["items"])
+            recipe = Path(self.adapter) / "llm-persona.json"
+            try:
+                found[self.adapter] = [str(i) for i in read_json(recipe)["data"]["items"]]
+            except (LookupError, TypeError) as error:
+                raise UserError(
+                    f"{recipe}: does not say what the adapter was made from (data.items); tune it again, or take the "
+                    "file away if it is not ours"
+                ) from error
         return found
 
 
@@ -264,12 +285,16 @@ def load_model(model: str, dtype: str, device: str) -> Subject:
     """
     from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.subject.chat import makeshifts
     from llm_persona.subject.load import load_subject
 
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
-        return load_subject(model, dtype=dtype, device=device)
+        subject = load_subject(model, dtype=dtype, device=device)
+    for note in makeshifts(subject):
+        click.echo(f"llm-persona: note: {note}", err=True)
+    return subject
 
 
 @dataclass(frozen=True)
@@ -314,8 +339,14 @@ def api_from(arguments: dict[str, Any]) -> ApiArguments:
 
 
 def write_result(path: str | None, value: Any) -> None:
-    """Write `--json`, if asked for."""
-    if path is not None:
+    """Write `--json`, if asked for; `-` is standard output."""
+    if path == "-":
+        import json
+
+        from llm_persona.domain.store import canonical
+
+        print(json.dumps(canonical(value), indent=1), file=real_stdout(), flush=True)
+    elif path is not None:
         from llm_persona.domain.store import write_json
 
         write_json(Path(path), value)
@@ -329,7 +360,7 @@ def output_checked(*paths: str | None) -> Iterator[None]:
     from llm_persona.domain.errors import UserError
 
     for text in paths:
-        if text is None:
+        if text is None or text == "-":
             continue
         folder = Path(text).absolute().parent
         while not folder.exists():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import json_option, output_checked, write_result
+from llm_persona.interfaces.cli.options import json_option, optional_judge_options, output_checked, write_result
 
 
 @click.command(
@@ -21,12 +21,14 @@ from llm_persona.interfaces.cli.options import json_option, output_checked, writ
 @click.option("--out", type=click.Path(), help="Run folder (default: runs/PRESET).")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Number format.")
 @click.option("--device", help="auto, cpu, cuda, ...")
-@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N test items per trait.")
+@optional_judge_options
 @json_option
 def run(
-    study: str | None, models: tuple[str, ...], out: str | None, limit: int | None, json_path: str | None, **given: Any
-) -> None:
+    study: str | None, models: tuple[str, ...], out: str | None, limit: int | None, base_url: str | None,
+    judge_text: bool, concurrency: int, max_calls: int | None, json_path: str | None, **given: Any,
+) -> None:  # fmt: skip
     """Run a study, or continue one that was interrupted, and write its report.
 
     STUDY is a YAML file of settings; options override it. Without anything: the quick preset on the
@@ -35,13 +37,19 @@ def run(
     from llm_persona.domain.config import make_config, read_config
     from llm_persona.interfaces.cli.terminal import StudyProgress
     from llm_persona.studies.many import run_models
-    from llm_persona.studies.study import expected_stages, run_study
+    from llm_persona.studies.study import expected_gradings, expected_stages, run_study
+    from llm_persona.subject.remote.caller import Limits
 
     chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None and k != "traits"}
     if given["traits"]:
         chosen["traits"] = list(given["traits"])
     if limit is not None:
         chosen["test_items"] = limit
+    if base_url is not None:
+        chosen["judge_base_url"] = base_url
+    if judge_text:
+        chosen["judge_text"] = True
+    limits = Limits(concurrency, max_calls=max_calls)
     named: list[str | None] = list(dict.fromkeys(models)) or [None]
     configs = []
     for model in named:
@@ -49,11 +57,14 @@ def run(
         settings = {**chosen, **given_model}
         configs.append(read_config(Path(study), **settings) if study else make_config("run", **settings))
     folder = Path(out or f"runs/{Path(study).stem if study else configs[0].preset}")
+    gradings = sum(map(expected_gradings, configs))
+    if gradings:
+        click.echo(f"{configs[0].judge} will be asked for at most {gradings} gradings of open answers", err=True)
     with output_checked(json_path), StudyProgress(sum(map(expected_stages, configs))) as progress:
         if len(configs) == 1:
-            results = run_study(configs[0], folder, progress)
+            results = run_study(configs[0], folder, progress, limits)
         else:
-            results = run_models(configs, folder, progress)
+            results = run_models(configs, folder, progress, limits)
     if len(configs) == 1:
         _summary(results)
         write_result(json_path, results)
@@ -67,12 +78,16 @@ def run(
     write_result(json_path, results)
     for name in results["studies"]:
         click.echo(f"report: {(folder / name / 'report.html').absolute()}")
-    click.echo(f"comparison: {(folder / 'comparison.json').absolute()} and comparison.png beside it")
+    click.echo(f"comparison: {(folder / 'comparison.html').absolute()}; comparison.json and comparison.png beside it")
 
 
 def _summary(results: dict[str, Any]) -> None:
+    from llm_persona.interfaces.cli.agreement import print_agreement
+    from llm_persona.interfaces.cli.quiet import is_quiet
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
+    if is_quiet():
+        return
     rows = []
     for name, trait in results["traits"].items():
         recommended = results["recommendations"][name]
@@ -89,5 +104,11 @@ def _summary(results: dict[str, Any]) -> None:
         ["trait", "base", "layer", "AUC", "usable doses", "tuned high", "tuned low"],
         rows,
     )
+    if results["judge"] is not None:
+        print_agreement(results["agreement"])
+        for name, graded in results["judge"]["graded"].items():
+            for reason, count in graded["unscored"].items():
+                click.echo(f"- {name}: {count} of {graded['n']} judged answers unscored: {reason}")
+            click.echo(f"{name}: {results['judge']['gates'][name]['state']}")
     for finding in results["findings"]:
         click.echo(f"- {finding['trait']}: {finding['text']} [evidence: {finding['evidence']}]")

@@ -9,6 +9,7 @@ import click
 from llm_persona.interfaces.cli.options import (
     json_option,
     load_model,
+    optional_judge_options,
     output_checked,
     read_item_set,
     seed_option,
@@ -41,29 +42,40 @@ def vectors() -> None:
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option("--filter", "keep", type=click.Choice(["none", "projection"]), default="none", show_default=True,
               help="prompted, tuned: keep answers that express their pole, read by the labelled vector.")  # fmt: skip
+@click.option("--judge-trait", default=50.0, show_default=True, type=click.FloatRange(0, 100),
+              help="--judge: keep a high answer from this trait score on, a low one below it.")  # fmt: skip
+@click.option("--judge-coherence", default=50.0, show_default=True, type=click.FloatRange(0, 100),
+              help="--judge: keep answers from this coherence on.")  # fmt: skip
 @click.option("--high-adapter", help="tuned: the adapter tuned to the high pole.")
 @click.option("--low-adapter", help="tuned: the adapter tuned to the low pole.")
 @click.option("--against", multiple=True, type=click.Path(), help="Other traits' vectors as controls (repeatable).")
 @click.option("--sweep-layers", default=5, show_default=True, type=click.IntRange(1, 7))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N items or questions per split.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="Vector file to write (.safetensors).")
+@optional_judge_options
 @seed_option
 @subject_options
 @json_option
 def extract(
     trait: str, items: str, source: Any, position: Any, over: Any, contrast: Any, samples: int,
-    temperature: float | None, max_new_tokens: int, keep: Any, high_adapter: str | None, low_adapter: str | None,
-    against: tuple[str, ...], sweep_layers: int, limit: int | None, out: str, seed: int, model: str, dtype: str,
-    device: str, json_path: str | None,
+    temperature: float | None, max_new_tokens: int, keep: Any, judge_trait: float, judge_coherence: float,
+    high_adapter: str | None, low_adapter: str | None, against: tuple[str, ...], sweep_layers: int, limit: int | None,
+    out: str, judge: str | None, judge_text: bool, base_url: str | None, concurrency: int, max_calls: int | None,
+    seed: int, model: str, dtype: str, device: str, json_path: str | None,
 ) -> None:  # fmt: skip
     """Fit a vector on the fit split, choose its layer on select, judge it on test."""
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
-    from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.instruments.judging.opening import open_judge
+    from llm_persona.interfaces.cli.terminal import StudyProgress, status
     from llm_persona.studies.extraction import extract as run_extraction
-    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows
+    from llm_persona.studies.judge_filter import JudgeFilter
+    from llm_persona.studies.recommend import most_layers
+    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows, within_context
+    from llm_persona.studies.stages import Stages
     from llm_persona.subject.elicit import ElicitationPlan
+    from llm_persona.subject.remote.caller import Limits
 
     loaded = load_trait(trait)
     known = trait if items == "bank" else loaded.name
@@ -72,19 +84,34 @@ def extract(
         raise UserError("--source tuned needs --high-adapter DIR and --low-adapter DIR")
     heat = temperature if temperature is not None else 1.0 if samples > 1 else 0.0
     answers = ElicitationPlan(contrast, samples, heat, max_new_tokens, seed)
-    plan = SourcePlan(source, position, over, answers, keep, (high_adapter, low_adapter), limit)
+    judged = None
+    if judge is not None and source == "labelled":
+        raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
+    if judge is not None:
+        grader = open_judge(judge, base_url, Limits(concurrency, max_calls=max_calls), judge_text)
+        judged = JudgeFilter(grader, judge_trait, judge_coherence)
+    elif base_url is not None or judge_text:
+        raise UserError("--base-url and --text speak of a judge; add --judge")
+    plan = SourcePlan(source, position, over, answers, keep, (high_adapter, low_adapter), limit, judged)
     loaded_others = [PersonaVector.load(path) for path in against]
     others = {str(v.meta.get("trait", path)): v for v, path in zip(loaded_others, against, strict=True)}
     with output_checked(out, json_path):
         subject = load_model(model, dtype, device)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
-    with status("recording"):
+    sets, beyond = within_context(subject, sets)
+    if beyond:
+        click.echo(
+            f"{beyond} items left out: a response is longer than the model's {subject.max_length} tokens", err=True
+        )
+    with status("making the contrast"):
         rows = source_rows(subject, loaded, sets, plan)
-        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source,
-                               position, layers=sweep_layers, seed=seed, others=others)  # fmt: skip
+    with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
+        stages = Stages(reporter=shown)
+        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
+                               layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
-    result = {**found.as_json(), "projections": found.projections()}
+    result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": beyond}
     _print_layers(result)
     write_result(json_path, result)
     click.echo(f"wrote {out}; steer with: llm-persona steer --vector {out} --layer auto --dose 0.2 --prompt ...")
@@ -131,6 +158,12 @@ def _print_layers(result: dict[str, Any]) -> None:
         )
     for split, counts in (result["elicited"] or {}).items():
         click.echo(f"answers, {split}: made {counts['made']}, dropped {counts['dropped']}, kept {counts['survivors']}")
+    if result["judged"]:
+        kept = result["judged"]
+        click.echo(
+            f"kept by {kept['judge'].get('kind')}:{kept['judge'].get('model')}: trait score {kept['trait_at']:g}, "
+            f"coherence {kept['coherence_at']:g}; {kept['gate']}"
+        )
 
 
 @vectors.command(epilog="Example: llm-persona vectors show openness.safetensors --tokens 10")
@@ -148,7 +181,7 @@ def show(
     from llm_persona.interfaces.cli.terminal import cell, plain, table
 
     vector = PersonaVector.load(path)
-    meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended")}
+    meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended", "midpoints")}
     for key, value in meta.items():
         click.echo(plain(f"{key}: {value}"))
     click.echo(

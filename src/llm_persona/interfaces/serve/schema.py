@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from llm_persona.domain.items import HALF_PAIR, NO_CHARACTER
+
 LONGEST_TEXT = 200_000
 """Characters of one message."""
 
@@ -24,7 +26,9 @@ class Message(BaseModel):
         if isinstance(value, list):
             if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
                 raise ValueError("only text parts are understood")
-            return "".join(part["text"] for part in value)
+            value = "".join(part["text"] for part in value)
+        if isinstance(value, str) and HALF_PAIR.search(value):
+            raise ValueError(NO_CHARACTER)
         return value
 
 

@@ -187,7 +187,7 @@ class Caller:
             return None
         try:
             return Reply.from_json(read_json(place))
-        except (UserError, KeyError, TypeError, ValueError, AttributeError):
+        except (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             return None  # a damaged entry is asked for again
 
     def _keep(self, request: ChatRequest, reply: Reply) -> None:

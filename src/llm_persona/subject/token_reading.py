@@ -1,0 +1,60 @@
+"""Where each token of a conversation lies along persona vectors, at every layer, from one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_persona.analysis.vectors import PersonaVector
+from llm_persona.domain.errors import UserError
+from llm_persona.subject.blocks import block_output
+from llm_persona.subject.load import Subject
+from llm_persona.subject.reading import reading
+
+
+@torch.no_grad()
+def read_tokens(subject: Subject, ids: Sequence[int], start: int, vectors: Sequence[PersonaVector]) -> np.ndarray:
+    """Projection <h_l, v_l / norm(v_l)> of the last prompt token and of each token of the answer.
+
+    Args:
+        ids: the conversation; start: where the answer begins in it (its length, if nothing is written yet).
+
+    Returns:
+        float32 [1 + answer tokens, vectors, layers], read by the subject in the state it is in. Row 0 is the last
+        prompt token, row 1 + i the answer's token i (not the one that it predicts).
+
+    Raises:
+        UserError: no prompt, more tokens than the model reads, or a vector of another shape.
+    """
+    if not 1 <= start <= len(ids):
+        raise UserError(f"read_tokens: the answer cannot begin at {start} of {len(ids)} tokens")
+    if len(ids) > subject.max_length:
+        raise UserError(f"a conversation of {len(ids)} tokens exceeds the model's {subject.max_length}; shorten it")
+    for vector in vectors:
+        vector.check(subject.n_layers, subject.hidden_size)
+    rows = len(ids) - start + 1
+    found: np.ndarray = np.zeros((rows, len(vectors), subject.n_layers), dtype=np.float32)
+    if not vectors:
+        return found
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        units = torch.from_numpy(np.stack([v.unit(layer) for v in vectors]).astype(np.float32))
+
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            hidden = block_output(output)[0, start - 1 :].float()
+            found[:, :, layer] = (hidden @ units.to(hidden.device).T).cpu().numpy()
+
+        return hook
+
+    # (registered after the hooks of a steering that is on: what is read is what the next block gets)
+    handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
+    try:
+        with reading(subject, start):
+            subject.decoder(input_ids=torch.tensor([list(ids)], device=subject.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
