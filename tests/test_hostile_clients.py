@@ -87,6 +87,11 @@ def test_a_head_that_drips_in_is_cut_off(address):
     assert still_serves(address)
 
 
+def test_who_connects_and_says_nothing_is_cut_off(address):
+    with connect(address) as connection:
+        assert connection.recv(1) == b""
+
+
 def test_the_head_of_a_further_request_has_the_same_limit(address):
     body = json.dumps(ASKED).encode()
     with connect(address) as connection:

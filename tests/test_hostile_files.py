@@ -114,6 +114,25 @@ def test_a_model_s_weights_are_never_taken_from_a_pickle_beside_them(tmp_path, b
             load_subject(str(folder))
 
 
+def test_a_repository_with_pickled_weights_alone_is_refused_with_the_remedy(monkeypatch):
+    import transformers
+
+    asked = []
+
+    def none(_, **given):
+        asked.append(given)
+        raise OSError(
+            "a/b has no model.safetensors and thus cannot be loaded. Please do not set `use_safetensors=True`."
+        )
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", none)
+    with pytest.raises(UserError, match=r"pickled \(\.bin\).*take a revision that has safetensors"):
+        load_subject("a/b")
+    assert asked[0]["use_safetensors"] is True
+    assert asked[0]["trust_remote_code"] is False
+
+
 def test_the_shards_of_a_model_lie_in_its_folder(tmp_path):
     folder = save_tiny_model(tmp_path / "m")
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")

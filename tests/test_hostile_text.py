@@ -89,20 +89,34 @@ def screen(monkeypatch):
     return shown
 
 
-MARKUP = f"[link=http://attacker.example]x[/link] [bold]loud {TITLE}[/nothing]"
+MARKUP = "[bold]loud[/bold] [link=x]y[/link]\x1b]0;t\x07"
 
 
-def test_tables_and_progress_show_markup_and_escapes_as_text(screen):
+def shown_in_table():
     terminal.table(MARKUP, [MARKUP], [[MARKUP]])
+
+
+def shown_in_status():
     with terminal.status(MARKUP):
         pass
+
+
+def shown_in_count():
     with terminal.counting(MARKUP, 1) as step:
         step(1)
+
+
+def shown_in_progress():
     with terminal.StudyProgress(1) as progress:
         progress.begin(MARKUP)
         progress.end(MARKUP, 0.0, False)
+
+
+@pytest.mark.parametrize("show", [shown_in_table, shown_in_status, shown_in_count, shown_in_progress])
+def test_tables_and_progress_show_markup_and_escapes_as_text(show, screen):
+    show()
     shown = screen.getvalue()
-    assert shown.count("[bold]loud") >= 3
+    assert shown.count("[bold]loud[/bold] [link=x]y[/link]") >= (3 if show is shown_in_table else 1)
     assert "\x1b]0;" not in shown
     assert "\x1b]8;" not in shown
 
