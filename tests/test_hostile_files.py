@@ -180,14 +180,14 @@ def test_a_plain_name_is_a_file_of_that_folder(tmp_path):
         assert inside(tmp_path, name, "here").parent == tmp_path
 
 
-def test_traits_of_an_altered_results_file_cannot_name_figures_elsewhere(tmp_path, monkeypatch):
+def test_traits_of_an_altered_results_file_cannot_name_figures_elsewhere(tmp_path):
     import matplotlib.pyplot as plt
 
     from llm_persona.studies import figures
 
-    monkeypatch.setattr(figures, "draw_figures", lambda _: {"../../out-layers": (plt.figure(), "x")})
-    with pytest.raises(UserError, match=r"results\.json: traits: '\.\./\.\./out-layers' is no plain file name"):
-        figures.save_figures({}, tmp_path / "a" / "figures")
+    drawings = {"../../out-layers": figures.Drawing(plt.figure(), "x")}
+    with pytest.raises(UserError, match=r"results: traits: '\.\./\.\./out-layers' is no plain file name"):
+        figures.save_figures(drawings, tmp_path / "a" / "figures")
     assert not list(tmp_path.rglob("*.svg"))
 
 

@@ -219,15 +219,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
     Aliases are refused: a few lines of them can stand for more data than any memory holds.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if "&" in text:
-            for event in yaml.parse(text, Loader=loader):
+            for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
                 if isinstance(event, yaml.AliasEvent):
                     line = event.start_mark.line + 1 if event.start_mark else "?"
                     name = str(event.anchor)[:40]
                     raise UserError(f"{where}:{line}: uses the alias *{name}; write the value out there")
-        return yaml.load(text, Loader=loader)  # noqa: S506  # nosec B506
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # nosec B506
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         said = one_line(str(error.problem), 160)

@@ -38,7 +38,7 @@ def colours(runs: list[dict[str, Any]]) -> list[str]:
     """A colour for each run: that of its pole where its condition aims at one."""
     found, free = [], 0
     for run in runs:
-        words = str(run["condition"].get("name", "")).split()
+        words = str(run.get("condition", {}).get("name", "")).split()
         pole = HIGH if "high" in words else LOW if "low" in words else None
         found.append(pole or PALETTE[free % len(PALETTE)])
         free += pole is None
