@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-browser \
+.PHONY: help setup run test check format test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser \
 	transfer results results-tuning clean
 
 help:
@@ -27,6 +27,7 @@ check: setup
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	scripts/audit_dependencies.sh requirements.txt requirements-cpu.txt
 
 format: setup
 	$(BIN)/ruff check --fix src tests benchmarks
@@ -50,9 +51,14 @@ test-memory: setup
 	$(BIN)/python benchmarks/many_rows.py
 	$(BIN)/python benchmarks/many_items.py --kill
 
-# The playground in Chromium: needs the extra [playground], playwright, and Debian's chromium
+# 200 requests of 16 clients, slow, malformed and leaving ones among them, to a real server
+test-load: setup
+	$(BIN)/python benchmarks/serve_load.py
+
+# The playground and the report in Chromium: needs the extra [playground], playwright, and Debian's chromium
 test-browser: setup
 	$(BIN)/python benchmarks/browser_playground.py $(if $(RUN),--run $(RUN))
+	$(BIN)/python benchmarks/browser_report.py $(if $(RUN),$(RUN))
 
 # The pages docs/results/trait.md and vectors.md, from one study of every trait; ITEMS=path/to/TRAIT.json adds third-party items
 results: setup
