@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format test-kill test-kill-sample transfer results results-tuning clean
+.PHONY: help setup run test check format test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser \
+	transfer results results-tuning clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -26,6 +27,7 @@ check: setup
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	scripts/audit_dependencies.sh requirements.txt requirements-cpu.txt
 
 format: setup
 	$(BIN)/ruff check --fix src tests benchmarks
@@ -36,6 +38,27 @@ test-kill: setup
 
 test-kill-sample: setup
 	$(BIN)/python benchmarks/kill_study.py --kills 2
+
+# Damaged files and requests, thousands of them, for every reader
+test-fuzz: setup
+	$(BIN)/python benchmarks/fuzz_readers.py --cases 20000
+
+test-fuzz-sample: setup
+	$(BIN)/python benchmarks/fuzz_readers.py --cases 300
+
+# Peak memory at ten times the rows; 8,000 items with a kill in the middle
+test-memory: setup
+	$(BIN)/python benchmarks/many_rows.py
+	$(BIN)/python benchmarks/many_items.py --kill
+
+# 200 requests of 16 clients, slow, malformed and leaving ones among them, to a real server
+test-load: setup
+	$(BIN)/python benchmarks/serve_load.py
+
+# The playground and the report in Chromium: needs the extra [playground], playwright, and Debian's chromium
+test-browser: setup
+	$(BIN)/python benchmarks/browser_playground.py $(if $(RUN),--run $(RUN))
+	$(BIN)/python benchmarks/browser_report.py $(if $(RUN),$(RUN))
 
 # The pages docs/results/trait.md and vectors.md, from one study of every trait; ITEMS=path/to/TRAIT.json adds third-party items
 results: setup

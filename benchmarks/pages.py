@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
+
+from llm_persona.domain.markdown import table as table
 
 
 def number(value: float | None, digits: int = 2, factor: float = 1.0) -> str:
@@ -18,7 +19,3 @@ def span(ci: Any, digits: int = 2, factor: float = 1.0) -> str:
 
 def with_interval(value: float | None, ci: Any, digits: int = 2, factor: float = 1.0) -> str:
     return "none" if value is None else f"{number(value, digits, factor)} {span(ci, digits, factor)}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in rows), ""]

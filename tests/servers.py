@@ -12,9 +12,9 @@ import uvicorn
 
 
 @contextmanager
-def running(app):
-    """Serve an ASGI app on a free port; yields its address."""
-    settings = {"log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": 1}
+def running(app, **more):
+    """Serve an ASGI app on a free port; yields its address. `more` goes to uvicorn."""
+    settings = {"log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": 1, **more}
     config = uvicorn.Config(app, host="127.0.0.1", port=0, **settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

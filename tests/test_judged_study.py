@@ -105,6 +105,8 @@ def test_each_condition_has_its_judged_score_and_the_page_shows_the_gate_beside_
     assert row["shift"]["n"] <= 3
     assert found["judge"]["gates"] == {"openness": {"state": "gate: missing", "passed": None}}
     assert found["judge"]["identity"]["kind"] == "scripted"
+    empty = sum(not a.answer for a in read_answers(finished))
+    assert found["judge"]["graded"]["openness"] == {"n": 42, "unscored": {"empty answer": empty} if empty else {}}
     table = found["agreement"]["traits"]["openness"]
     assert [r["condition"] for r in table["rows"]] == CONDITIONS
     for name in ("preference", "projection"):
@@ -204,6 +206,18 @@ def test_a_judge_that_is_none_stops_the_study_before_its_work(place, command, ca
     assert expected_gradings(make_config(judge="local", traits=["openness"], questions=3, samples=2, temperature=1,
                                          tune=False, doses=[-1, 1])) == 7 * 3 * 2 * 2  # fmt: skip
     assert expected_gradings(make_config()) == 0
+
+
+def test_answers_that_no_judge_could_score_show_with_their_reason(finished, command, place, capsys):
+    copy, vague = place / "vague", place / "vague.json"
+    shutil.copytree(finished, copy)
+    vague.write_text(json.dumps({"otherwise": "REFUSAL"}))
+    capsys.readouterr()
+    assert run([*command[:4], "--out", str(copy), "--judge", f"scripted:{vague}"]) == 0
+    assert "judged answers unscored: refusal" in capsys.readouterr().out
+    row = results(copy)["traits"]["openness"]["baseline"]["judged"]
+    assert (row["mean"], row["n"]) == (None, 0)
+    assert ": refusal" in (copy / "report.html").read_text()
 
 
 @pytest.mark.parametrize("address", ["http://me:sk-planted@localhost:1/v1", "http://localhost:1/v1?key=sk-planted"])

@@ -121,6 +121,38 @@ def test_a_stream_that_is_left_early_frees_the_model(client):
     assert client.chat.completions.create(model="", messages=[QUESTION], max_tokens=2).choices
 
 
+def test_a_stream_can_end_with_the_numbers_of_tokens(client):
+    settings = {"model": "", "messages": [QUESTION], "max_tokens": 6, "temperature": 0}
+    whole = client.chat.completions.create(**settings)
+    *chunks, last = client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True})
+    assert last.usage == whole.usage
+    assert not last.choices
+    assert all(c.usage is None for c in chunks)
+
+
+def test_streams_of_different_steering_at_the_same_time_do_not_mix(client):
+    def ask(dose, stream=True):
+        settings = {"model": "", "messages": [QUESTION], "max_tokens": 10, "temperature": 0}
+        body = {"persona": [{"vector": "v", "dose": dose}]}
+        found = client.chat.completions.create(**settings, stream=stream, extra_body=body)
+        if not stream:
+            return found.choices[0].message.content
+        return "".join(c.choices[0].delta.content or "" for c in found)
+
+    doses = [0.0, 3.0, -3.0, 1.5]
+    alone = [ask(d, stream=False) for d in doses]
+    assert len(set(alone)) > 2
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, doses * 2)) == alone * 2
+
+
+def test_the_model_can_be_looked_up_as_clients_do(client):
+    assert client.models.retrieve("tiny-llama").id == "tiny-llama"
+    assert client.models.list().data[0].vectors == ["v"]
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-9' here"):
+        client.models.retrieve("gpt-9")
+
+
 def test_a_sampled_answer_follows_its_seed(client):
     def ask(seed):
         found = client.chat.completions.create(model="", messages=[QUESTION], max_tokens=12, temperature=1, seed=seed)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llm_persona.subject.load import Subject, load_subject
     from llm_persona.subject.record import record
     from llm_persona.subject.steer import steering
+    from llm_persona.subject.trace import Trace, trace, trace_live
     from llm_persona.training.finetune import finetune
 
 _HOMES = {
@@ -67,6 +68,9 @@ _HOMES = {
     "load_subject": "subject.load",
     "record": "subject.record",
     "steering": "subject.steer",
+    "Trace": "subject.trace",
+    "trace": "subject.trace",
+    "trace_live": "subject.trace",
     "finetune": "training.finetune",
 }
 
@@ -86,6 +90,7 @@ __all__ = [
     "Steer",
     "StudyConfig",
     "Subject",
+    "Trace",
     "Trait",
     "UserError",
     "adapted",
@@ -106,6 +111,8 @@ __all__ = [
     "run_study",
     "steered",
     "steering",
+    "trace",
+    "trace_live",
     "tuned",
 ]
 

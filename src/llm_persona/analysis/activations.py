@@ -103,9 +103,17 @@ class Activations:
                 meta = stored.metadata() or {}
                 if not version_in(meta.get("format"), "activations", path):
                     raise UserError(f"{path}: not an activations file; record them again")
+                values = stored.get_tensor("values")
                 texts = {name: meta[name] for name in ("poles", "groups")}
-                if "digest" in meta and meta["digest"] != tensor_digest({"values": stored.get_tensor("values")}, texts):
+                if "digest" in meta and meta["digest"] != tensor_digest({"values": values}, texts):
                     raise UserError(f"{path}: is not as it was written (its digest differs); record them again")
-                return cls(stored.get_tensor("values"), json.loads(meta["poles"]), json.loads(meta["groups"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                poles, groups = json.loads(meta["poles"]), json.loads(meta["groups"])
+                if not all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (poles, groups)):
+                    raise TypeError("poles and groups are lists of texts")
+                if values.dtype.kind != "f":
+                    raise TypeError(values.dtype)
+                return cls(values, poles, groups)
+        except UserError as error:
+            raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read as activations; record them again") from error

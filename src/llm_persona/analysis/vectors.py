@@ -35,6 +35,8 @@ class PersonaVector:
     def __post_init__(self) -> None:
         if self.directions.ndim != 2 or self.reference_norms.shape != self.directions.shape[:1]:
             raise UserError("a vector needs directions [layers, hidden] and reference_norms [layers]")
+        if not self.directions.size:
+            raise UserError("a vector needs at least one layer and a width of at least one")
         if not (np.isfinite(self.directions).all() and np.isfinite(self.reference_norms).all()):
             raise UserError("a vector with NaN or infinity cannot be used; fit it again in float32")
 
@@ -65,6 +67,12 @@ class PersonaVector:
         reference = float(self.reference_norms[layer])
         return float(self.norms[layer]) / reference if reference > 0 else 0.0
 
+    def midpoint(self, layer: int) -> float | None:
+        """Projection, on the unit direction of `layer`, of the point midway between the poles' means over the rows the
+        vector was fitted on; None where the file does not keep it."""
+        kept = self.meta.get("midpoints")
+        return float(kept[layer]) if isinstance(kept, list) and len(kept) == self.n_layers else None
+
     def coefficient_for(self, dose: float, layer: int) -> float:
         """The coefficient c with sign(c) * norm(c * v_l) / reference norm = `dose`."""
         unit = self.dose_per_unit(layer)
@@ -94,7 +102,8 @@ class PersonaVector:
 
     def with_direction(self, directions: np.ndarray, **meta: Any) -> PersonaVector:
         """The same reference norms with other directions: how controls of equal dose are made."""
-        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**self.meta, **meta})
+        kept = {name: value for name, value in self.meta.items() if name != "midpoints"}  # they lie on the old ones
+        return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**kept, **meta})
 
     def save(self, path: str | Path) -> None:
         """Write safetensors with the metadata as JSON, and a digest of both."""
@@ -126,13 +135,59 @@ class PersonaVector:
                 if not version_in(meta.get("format"), "vector", path):
                     raise UserError(f"{path}: not a persona vector; make one with `llm-persona vectors extract`")
                 _check_digest(path, meta, {name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
-                return cls(
-                    stored.get_tensor("directions"), stored.get_tensor("reference_norms"), json.loads(meta["meta"])
+                found = cls(
+                    _numbers(stored.get_tensor("directions")),
+                    _numbers(stored.get_tensor("reference_norms")),
+                    json.loads(meta["meta"]),
                 )
+            fault = _fault(found)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such vector file; make one with `llm-persona vectors extract`") from error
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except UserError as error:
+            raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            # (TypeError and AttributeError: number formats that numpy has not)
             raise UserError(f"{path}: damaged or not a vector file; extract it again") from error
+        if fault:
+            raise UserError(f"{path}: {fault}; extract it again")
+        return found
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind != "f":
+        raise TypeError(values.dtype)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity, which is refused
+        return values.astype(np.float32)
+
+
+def _fault(vector: PersonaVector) -> str:
+    """What is wrong with a file's norms, or with those of its metadata that others rely on; "" if nothing."""
+    meta = vector.meta
+    if (vector.reference_norms < 0).any():
+        return "a reference norm is negative"
+    if not isinstance(meta, dict):
+        return "its metadata are no object"
+    for name in ("trait", "model", "family"):
+        if not isinstance(meta.get(name), (str, type(None))):
+            return f"metadata: {name!r} is no text"
+    items = meta.get("items", [])
+    if not isinstance(items, list) or not all(isinstance(i, str) for i in items):
+        return "metadata: 'items' is no list of ids"
+    recommended = meta.get("recommended")
+    if not isinstance(recommended, (dict, type(None))):
+        return "metadata: 'recommended' is no object"
+    for name in ("quality", "effect", "balanced", "coefficient", "dose"):
+        if name not in (recommended or {}):
+            continue
+        value = (recommended or {})[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))) or not abs(value or 0) < 1e12:
+            return f"metadata: 'recommended' {name[:40]!r} is no number"
+        if name in ("quality", "effect", "balanced") and not (isinstance(value, int) and 0 <= value < vector.n_layers):
+            return f"metadata: 'recommended' {name!r} is none of its layers 0 to {vector.n_layers - 1}"
+    midpoints = meta.get("midpoints", [])
+    if not isinstance(midpoints, list) or not all(type(x) in (int, float) and abs(x) < 1e12 for x in midpoints):
+        return "metadata: 'midpoints' is no list of numbers"
+    return ""
 
 
 def _check_digest(path: str | Path, meta: dict[str, str], tensors: dict[str, np.ndarray]) -> None:
@@ -147,7 +202,8 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
         acts: [n, layers, hidden] with rows of both poles.
 
     Returns:
-        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm.
+        directions float32 [layers, hidden]; reference norms: mean over the rows of the row's norm;
+        `meta["midpoints"]`: see `PersonaVector.midpoint`.
 
     Raises:
         UserError: one of the poles has no row.
@@ -156,14 +212,16 @@ def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:
     low = np.array([p == "low" for p in acts.poles], dtype=bool)
     if not high.any() or not low.any():
         raise UserError(f"fit: {int(high.sum())} high and {int(low.sum())} low rows; both poles are needed")
-    directions = np.empty(acts.values.shape[1:])
+    above, below = (np.empty(acts.values.shape[1:]) for _ in range(2))
     norms = np.empty(acts.values.shape[:2])
     for layer in range(acts.n_layers):  # float64 copies of one layer at a time
         values = np.asarray(acts.values[:, layer], dtype=np.float64)
-        directions[layer] = values[high].mean(axis=0) - values[low].mean(axis=0)
+        above[layer], below[layer] = values[high].mean(axis=0), values[low].mean(axis=0)
         norms[:, layer] = np.linalg.norm(values, axis=1)
     reference = norms.mean(axis=0)
-    return PersonaVector(directions.astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+    vector = PersonaVector((above - below).astype(np.float32), reference.astype(np.float32), dict(meta or {}))
+    middle = projections((above + below)[None] / 2, vector)[0]
+    return replace(vector, meta={**vector.meta, "midpoints": [float(x) for x in middle]})
 
 
 def random_like(vector: PersonaVector, seed: int, name: str = "random") -> PersonaVector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import version_in
+from llm_persona.domain.store import read_text
 from llm_persona.domain.traits import explain, list_traits, parse_yaml
 
 Preset = Literal["smoke", "quick", "full"]
@@ -56,7 +58,7 @@ class StudyConfig(BaseModel):
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     traits: list[str] = Field(default_factory=list)
     fit_items: int | None = Field(default=None, ge=2)
     """How many fit items to use (None: all); likewise below."""
@@ -69,7 +71,7 @@ class StudyConfig(BaseModel):
     doses: list[float] = Field(default_factory=list)
     sweep_layers: int = Field(default=5, ge=1, le=7)
     """Layers of the coarse sweep; the best-read one and up to two finer ones come on top (at most ten)."""
-    sweep_dose: float = Field(default=0.2, gt=0)
+    sweep_dose: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     random_directions: int = Field(default=5, ge=0)
     questions: int = Field(default=10, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
@@ -93,9 +95,9 @@ class StudyConfig(BaseModel):
     tuning_prompts: int = Field(default=40, ge=1)
     epochs: int = Field(default=1, ge=1)
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, /, **given: Any) -> None:
         preset = given.get("preset", "quick")
-        filled = dict(PRESETS[preset]) if preset in PRESETS else {}
+        filled = dict(PRESETS[preset]) if isinstance(preset, str) and preset in PRESETS else {}
         filled.update({k: v for k, v in given.items() if not (k == "traits" and not v)})
         if filled.get("traits") == "all":
             filled["traits"] = list_traits()
@@ -129,6 +131,8 @@ class StudyConfig(BaseModel):
     @field_validator("doses")
     @classmethod
     def _both_signs(cls, value: list[float]) -> list[float]:
+        if not all(math.isfinite(d) for d in value):
+            raise ValueError("doses must be finite numbers")
         if any(d == 0 for d in value) or len(set(value)) != len(value):
             raise ValueError("doses must differ from 0 and from one another (0 is the base)")
         if not (any(d > 0 for d in value) and any(d < 0 for d in value)):
@@ -136,7 +140,7 @@ class StudyConfig(BaseModel):
         return sorted(value)
 
 
-def make_config(where: str = "study", **given: Any) -> StudyConfig:
+def make_config(where: str = "study", /, **given: Any) -> StudyConfig:
     """A configuration; every fault is one `UserError` naming `where` and the field."""
     try:
         return StudyConfig(**given)
@@ -146,14 +150,7 @@ def make_config(where: str = "study", **given: Any) -> StudyConfig:
 
 def read_config(path: Path, **overrides: Any) -> StudyConfig:
     """A study file, with command-line overrides on top."""
-    try:
-        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such study file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    data = parse_yaml(read_text(path, "study file"), str(path))
     if data is not None and not isinstance(data, dict):
         raise UserError(f"{path}: a study file is a mapping of settings, e.g. 'preset: quick'")
     given = {str(k): v for k, v in (data or {}).items()}

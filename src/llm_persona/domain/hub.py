@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.store import file_digest
 
 HUB = "hub:"
 PATTERNS = ["*.json", "*.jsonl", "*.parquet"]
@@ -33,7 +35,8 @@ def hub_folder(source: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=PATTERNS))
+        folder = snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=PATTERNS)
+        return check_blobs(Path(folder), source)
     except GatedRepoError as error:
         raise UserError(
             f"--items {source}: the data set is gated; accept its terms on its page, then set HF_TOKEN to a token of "
@@ -52,3 +55,27 @@ def hub_folder(source: str) -> Path:
             f"--items {source}: cannot be fetched ({type(error).__name__}); connect to the Hub, or download the files "
             "elsewhere and give their folder with --items"
         ) from error
+
+
+def check_blobs(folder: Path, source: str) -> Path:
+    """The folder of a snapshot, if each file is what its blob's name says: git's SHA-1, or SHA-256 for large files.
+
+    Raises:
+        UserError: a file was damaged or altered.
+    """
+    for link in sorted(p for p in folder.rglob("*") if p.is_symlink()):
+        blob = link.resolve()
+        if blob.parent.name != "blobs" or len(blob.name) not in (40, 64):
+            continue  # (a cache without links holds copies, which carry no digest)
+        if _digest_as_named(blob) != blob.name:
+            raise UserError(f"{source}: {link.name} is not what its digest says; delete {blob} and run again")
+    return folder
+
+
+def _digest_as_named(blob: Path) -> str:
+    if len(blob.name) == 64:
+        return file_digest(blob)
+    content = blob.read_bytes()
+    named = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
+    named.update(content)
+    return named.hexdigest()

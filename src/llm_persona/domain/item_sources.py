@@ -12,6 +12,7 @@ from typing import Any, Literal
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.hub import HUB, hub_folder
 from llm_persona.domain.items import Items, parse_item
+from llm_persona.domain.store import read_text
 from llm_persona.domain.traits import ORDER, Trait, load_trait
 
 
@@ -80,14 +81,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".parquet":
         yield from ((f"{path} row {number}", record) for number, record in _parquet(path))
         return
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such items file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    text = read_text(path, "items file")
     found = _jsonl(path, text) if path.suffix == ".jsonl" else _json_list(path, text)
     yield from ((f"{path}:{line}", record) for line, record in found)
 
@@ -106,9 +100,11 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, {name: value for name, value in record.items() if value is not None}
                     number += 1
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such items file") from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({one_line(str(error), 120)})") from error
+        raise UserError(f"{path}: no such items file; check the path") from error
+    except (pyarrow.ArrowException, OSError, ValueError, ArithmeticError, TypeError, KeyError) as error:
+        # (Python's own errors are of values that it has no form for: years beyond 9999, text that is not UTF-8)
+        said = one_line(str(error), 120)
+        raise UserError(f"{path}: cannot be read as Parquet ({said}); write the file again") from error
 
 
 def _items_of(records: Iterable[tuple[str, Any]], path: str, trait: str | None) -> Items:
@@ -118,31 +114,39 @@ def _items_of(records: Iterable[tuple[str, Any]], path: str, trait: str | None) 
         of_trait = [i for i in items if not i.trait or i.trait.lower() == trait.lower()]
         if items and not of_trait:
             found = ", ".join(sorted({i.trait for i in items}))
-            raise UserError(f"{path}: holds no item of trait {trait!r} (found: {found})")
+            raise UserError(f"{path}: holds no item of trait {trait!r} (found: {one_line(found, 120)})")
         items = of_trait
     if not items:
-        raise UserError(f"{path}: holds no items")
+        raise UserError(f"{path}: holds no items; give a file with at least one")
     seen: set[tuple[str, str]] = set()
     for item in items:
         if (item.trait, item.id) in seen:
-            raise UserError(f"{path}: item id {item.id!r} occurs twice; give each item an idx of its own")
+            raise UserError(f"{path}: item id {item.id[:80]!r} occurs twice; give each item an idx of its own")
         seen.add((item.trait, item.id))
     return Items(items, path)
 
 
 def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # (splitlines would also end lines inside JSON texts)
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number}: not valid JSON; correct that line") from error
 
 
 def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """Each element of a JSON list with the line it starts on (json.load would forget the line)."""
     decoder, space = json.JSONDecoder(), " \t\r\n"
-    text = text.lstrip("\ufeff")
+    counted, number = 0, 1
+
+    def line(at: int) -> int:
+        """The line of a place. Places only grow, so every character is counted once."""
+        nonlocal counted, number
+        number += text.count("\n", counted, at)
+        counted = max(counted, at)
+        return number
+
     place = len(text) - len(text.lstrip(space))
     if text[place : place + 1] != "[":
         raise UserError(f"{path}:1: expected a JSON list of items ('['); a .jsonl file needs that suffix")
@@ -153,11 +157,11 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             place += 1
         if text[place : place + 1] == "]":
             if text[place + 1 :].strip(space):
-                raise UserError(f"{path}:{_line(text, place)}: text after the end of the list")
+                raise UserError(f"{path}:{line(place)}: text after the end of the list; take it out")
             return
         if not first:
             if text[place : place + 1] != ",":
-                raise UserError(f"{path}:{_line(text, place)}: expected ',' or ']' between items")
+                raise UserError(f"{path}:{line(place)}: expected ',' or ']' between items; correct that line")
             place += 1
             while text[place : place + 1] and text[place] in space:
                 place += 1
@@ -165,11 +169,7 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         start = place
         try:
             record, place = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             at = getattr(error, "pos", start)
-            raise UserError(f"{path}:{_line(text, at)}: not valid JSON; correct that line") from error
-        yield _line(text, start), record
-
-
-def _line(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
+            raise UserError(f"{path}:{line(at)}: not valid JSON; correct that line") from error
+        yield line(start), record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, overload
@@ -16,6 +17,9 @@ OPTIONS = ("response_high1", "response_low1", "response_high2", "response_low2")
 """The published order of the options in the forward direction (Lee et al. 2024)."""
 REQUIRED = ("situation", "query", "response_high1", "response_high2", "response_low1", "response_low2")
 TEXT_LIMIT = 20_000
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""JSON can escape half of a surrogate pair, which is no character."""
+NO_CHARACTER = "holds half of a surrogate pair, which no tokenizer takes; write the character whole"
 
 
 @dataclass(frozen=True)
@@ -123,15 +127,22 @@ def parse_item(record: Any, where: str, fallback_id: str) -> Item:
             state = "missing" if name not in record else "not a non-empty text"
             raise UserError(f"{where}: field {name!r} is {state}; every item needs {', '.join(REQUIRED)}")
         if len(value) > TEXT_LIMIT:
-            raise UserError(f"{where}: field {name!r} has {len(value)} characters (limit {TEXT_LIMIT})")
+            raise UserError(f"{where}: field {name!r} has {len(value)} characters (limit {TEXT_LIMIT}); shorten it")
 
     def text(*names: str) -> str:
         for name in names:
-            if isinstance(record.get(name), (str, int)):
-                return str(record[name]).strip()
+            value = record.get(name)
+            if isinstance(value, (str, int)):
+                found = str(value).strip()
+                if len(found) > TEXT_LIMIT or HALF_PAIR.search(found):
+                    raise UserError(f"{where}: field {name!r} is longer than {TEXT_LIMIT} or {NO_CHARACTER}")
+                return found
         return ""
 
     texts = {name: cast(str, record[name]).strip() for name in REQUIRED}
+    for name, value in texts.items():
+        if HALF_PAIR.search(value):
+            raise UserError(f"{where}: field {name!r} {NO_CHARACTER}")
     split = record.get("split")
     if split not in SPLITS:
         split = _split_of(digest(texts))
@@ -150,14 +161,18 @@ def parse_item(record: Any, where: str, fallback_id: str) -> Item:
     )
 
 
+ROUNDING = 1e-3
+"""How far above 1 a recorded probability may lie."""
+
+
 def _recorded(record: dict[str, Any], name: str, where: str) -> dict[str, float] | None:
     value = record.get(name)
     if value is None:
         return None
     if not isinstance(value, dict) or not all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in value.values()
+        isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1 + ROUNDING for v in value.values()
     ):
-        raise UserError(f"{where}: field {name!r} must map option letters to probabilities")
+        raise UserError(f"{where}: field {name!r} must map option letters to probabilities (numbers from 0 to 1)")
     return {str(k): float(v) for k, v in value.items()}
 
 

@@ -16,9 +16,9 @@ CURRENT = {"trait": "trait-v1", "coherence": "coherence-v1", "alignment": "align
 TRAIT_FIELDS = ("trait", "definition", "rubric")
 PAIR = ("question", "answer")
 _FIELD = re.compile(r"\{(\w+)\}")
-_MARK = re.compile(r"([<\[])(?=\s*/?\s*(?:question|answer)\b)", re.IGNORECASE)
+_MARK = re.compile(r"([<\[])(?=\s*+/?\s*+(?:question|answer)\b)", re.IGNORECASE)
 _ALONE = re.compile(
-    r"^[ \t]*(?:(?:the )?(?:question|answer)[ \t]*:?[ \t]*\n?)?[ \t]*[\"']?\{(?:question|answer)\}[\"']?[ \t]*$",
+    r"^[ \t]*+(?:(?:the )?(?:question|answer)[ \t]*+:?[ \t]*+\n?)?[ \t]*+[\"']?\{(?:question|answer)\}[\"']?[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -101,7 +101,7 @@ def parse_rubric(name: str, text: str) -> Rubric:
     unknown = sorted(set(found) - {*TRAIT_FIELDS, *PAIR})
     if unknown:
         known = ", ".join((*TRAIT_FIELDS, *PAIR))
-        raise UserError(f"rubric {name}: unknown field {{{unknown[0]}}}; known are {known}")
+        raise UserError(f"rubric {name}: unknown field {{{unknown[0][:60]}}}; known are {known}")
     for field in PAIR:
         paragraphs = [p for p in _paragraphs(text) if f"{{{field}}}" in p]
         if found.count(field) != 1 or _FIELD.findall(paragraphs[0]) != [field]:

@@ -19,7 +19,7 @@ try:
 except ImportError:  # no locks on files: temporary files have random names there
     fcntl = None  # type: ignore[assignment]
 
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import UserError, one_line
 
 
 def canonical(value: Any) -> Any:
@@ -126,30 +126,49 @@ def _temporary(path: Path) -> tuple[int | None, Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically. Half of a surrogate pair, which UTF-8 cannot hold, is written as its JSON escape."""
     with appearing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write canonical JSON atomically, in the order given, NaN as null."""
-    write_text(path, json.dumps(canonical(value), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(canonical(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """A file's UTF-8 text without a byte order mark, lines ended by LF, or one line that says why it cannot be had.
+
+    Raises:
+        UserError: no such file, one that may not be read, or other bytes than UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such {what}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a {what} you may read") from error
+    except ValueError as error:  # a null byte in the name
+        raise UserError(f"{str(path)!r}: not a file name; check the path") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def read_json(path: Path, what: str = "file") -> Any:
-    """Read JSON, or say which file, which line, and what is wrong with it."""
+    """Read JSON (NaN and Infinity are none), or say which file, which line, and what is wrong with it."""
+    text = read_text(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such {what}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+        return json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); correct that line") from error
+    except ValueError as error:  # NaN, or an integer of thousands of digits
+        raise UserError(f"{path}: not valid JSON ({one_line(str(error), 80)}); correct it, or make it again") from error
     except RecursionError as error:
-        raise UserError(f"{path}: JSON nested too deeply to be a {what}") from error
+        raise UserError(f"{path}: JSON nested too deeply to be a {what}; make it again") from error
 
 
 def remembered(path: Path, make: Callable[[], Any]) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.store import read_text
 
 FIELDS = ("situation", "query", "option1", "option2", "option3", "option4")
 BUILT_IN = ("1", "2", "3")
@@ -38,8 +39,8 @@ def load_template(name: str) -> Template:
         text = source.read_text(encoding="utf-8")
     else:
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(Path(name), "template")
+        except UserError as error:
             raise UserError(f"--template {name}: cannot be read; give 1, 2, 3 or a UTF-8 text file") from error
     labels: tuple[str, ...] = ("A", "B", "C", "D")
     first, _, rest = text.partition("\n")
@@ -51,7 +52,9 @@ def load_template(name: str) -> Template:
             raise UserError(f"--template {name}: field {{{field}}} is missing; it needs {', '.join(FIELDS)}")
     unknown = sorted(set(found) - set(FIELDS))
     if unknown:
-        raise UserError(f"--template {name}: unknown field {{{unknown[0]}}}; known are {', '.join(FIELDS)}")
+        raise UserError(f"--template {name}: unknown field {{{unknown[0][:60]}}}; known are {', '.join(FIELDS)}")
     if len(labels) != 4 or len(set(labels)) != 4:
-        raise UserError(f"--template {name}: needs four different labels, found {' '.join(labels) or 'none'}")
+        raise UserError(
+            f"--template {name}: needs four different labels, found {one_line(' '.join(labels), 80) or 'none'}"
+        )
     return Template(text.strip("\n"), labels)

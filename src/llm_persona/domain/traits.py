@@ -11,9 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.items import Item, Split, parse_item
-from llm_persona.domain.store import digest
+from llm_persona.domain.store import digest, read_text
 
 Pole = Literal["high", "low"]
 POLES: tuple[Pole, ...] = ("high", "low")
@@ -32,6 +32,8 @@ ORDER = (
 )
 DRAFTED = "drafted, unreviewed"
 """Status of a trait that a model has written and no person has read."""
+TRAIT_NAME = r"^[a-z][a-z0-9_-]{1,40}$"
+"""Names are parts of file names and of JSON keys."""
 ENTRY_POINT = "llm_persona.traits"
 """Packages add traits under this entry-point group; each entry is the path of a trait file."""
 
@@ -84,7 +86,7 @@ class Trait(_Strict):
     """Everything llm-persona knows of one trait. `llm-persona traits new` writes a template that explains it."""
 
     format: Literal[1]
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{1,40}$")
+    name: str = Field(pattern=TRAIT_NAME)
     title: str
     family: str
     definition: str
@@ -209,34 +211,37 @@ def _installed(name: str) -> Trait:
 
 def read_trait(path: Path) -> Trait:
     """Read a trait file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such trait file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_trait(text, str(path))
+    return parse_trait(read_text(path, "trait file"), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML safely (C parser where there is one: ten times faster), naming the line of a fault."""
+    """Parse YAML safely (C parser where there is one: ten times faster), naming the line of a fault.
+
+    Aliases are refused: a few lines of them can stand for more data than any memory holds.
+    """
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        if "&" in text:
+            for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                if isinstance(event, yaml.AliasEvent):
+                    line = event.start_mark.line + 1 if event.start_mark else "?"
+                    name = str(event.anchor)[:40]
+                    raise UserError(f"{where}:{line}: uses the alias *{name}; write the value out there")
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # nosec B506
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{where}:{line}: not valid YAML ({error.problem}); correct that line") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{where}: not valid YAML; save it as plain UTF-8 text") from error
+        said = one_line(str(error.problem), 160)
+        raise UserError(f"{where}:{line}: not valid YAML ({said}); correct that line") from error
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # (a tag on a value that is no such thing, as `!!int ""`, is none of YAML's own errors)
+        raise UserError(f"{where}: not valid YAML; save it as plain UTF-8 text, values without tags") from error
 
 
 def explain(error: ValidationError) -> str:
     """The first fault of a validation as 'field: what is wrong', and how many more there are."""
     faults = error.errors()
-    place = ".".join(str(p) for p in faults[0]["loc"]) or "file"
+    place = one_line(".".join(str(p) for p in faults[0]["loc"]), 120) or "file"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{place}: {faults[0]['msg']}{more}"
+    return f"{place}: {one_line(faults[0]['msg'], 300)}{more}"
 
 
 def parse_trait(text: str, where: str) -> Trait:
@@ -248,7 +253,10 @@ def parse_trait(text: str, where: str) -> Trait:
         trait = Trait.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error)}") from error
-    _ = trait.bank  # parse the items now, while the file can be named
+    try:
+        _ = trait.bank  # parse the items now, while the file can be named
+    except UserError as error:
+        raise UserError(str(error) if where.startswith("trait ") else f"{where}: {error}") from error
     return trait
 
 

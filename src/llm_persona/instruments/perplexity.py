@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_persona.domain.measurement import Measurement
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Row
+from llm_persona.subject.packing import BEYOND, Row, readable
 from llm_persona.subject.score import response_logprobs
 
 
@@ -26,10 +26,22 @@ class Perplexity:
         return ["perplexity", list(self.rows)]
 
     def measure(self, subject: Subject, condition: str = "base") -> Measurement:
-        """One row a text with its own perplexity; the summary weighs every token alike."""
-        found = response_logprobs(subject, self.rows)
-        rows = [{"perplexity": _exponential(-float(x.mean())), "tokens": len(x)} for x in found]
-        summary = {"perplexity": pooled_perplexity(rows), "n": len(rows), "tokens": sum(len(x) for x in found)}
+        """One row a text with its own perplexity; the summary weighs every token alike. A text beyond the subject's
+        context is unscored and counted."""
+        fits = readable(subject, self.rows)
+        found = iter(response_logprobs(subject, [row for row, fit in zip(self.rows, fits, strict=True) if fit]))
+        rows: list[dict[str, Any]] = []
+        for fit in fits:
+            values = next(found) if fit else None
+            rows.append(
+                {"perplexity": None, "tokens": 0, "unscored": BEYOND}
+                if values is None
+                else {"perplexity": _exponential(-float(values.mean())), "tokens": len(values)}
+            )
+        tokens = sum(row["tokens"] for row in rows)
+        summary: dict[str, Any] = {"perplexity": pooled_perplexity(rows), "n": sum(fits), "tokens": tokens}
+        if not all(fits):
+            summary["n_unscored"] = len(fits) - sum(fits)
         return Measurement("perplexity", condition, rows, summary)
 
 
@@ -38,7 +50,9 @@ def _exponential(surprise: float) -> float | None:
 
 
 def pooled_perplexity(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Perplexity over the tokens of several texts; None without any, or where one was not finite."""
+    """Perplexity over the tokens of several texts, unscored ones left out; None without any, or where one was not
+    finite."""
+    rows = [row for row in rows if "unscored" not in row]
     tokens = sum(row["tokens"] for row in rows)
     if not tokens or any(row["perplexity"] is None for row in rows):
         return None

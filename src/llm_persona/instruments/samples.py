@@ -72,6 +72,7 @@ class Samples:
         summary = {
             "n": n,
             "empty": sum(not a.text for a in answers),
+            **({"beyond_context": beyond} if (beyond := sum(bool(a.failed) for a in answers)) else {}),
             "mean_tokens": sum(a.tokens for a in answers) / n,
             "finished": sum(a.finished for a in answers) / n,
             "distinct_2": distinct_n([a.text for a in answers]),

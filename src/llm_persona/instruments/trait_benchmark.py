@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from llm_persona.analysis.trait_scoring import (
     FORMS,
     FORWARD,
@@ -20,8 +22,8 @@ from llm_persona.domain.items import OPTIONS, Item
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.templates import Template, load_template
 from llm_persona.subject.generate import Answer, generate
-from llm_persona.subject.labels import label_probabilities
-from llm_persona.subject.packing import Row
+from llm_persona.subject.labels import label_probabilities, prompts_fit
+from llm_persona.subject.packing import BEYOND, Row, readable
 from llm_persona.subject.score import response_logprobs
 
 Mode = Literal["likelihood", "choice", "upstream", "generate"]
@@ -111,18 +113,33 @@ def evaluate(
 def _likelihood(
     subject: Any, items: Sequence[Item], form: str, progress: Callable[[int], None] | None
 ) -> list[dict[str, Any]]:
-    texts = [item.responses[name] for item in items for name in OPTIONS]
-    prompts = [item.prompt for item in items for _ in OPTIONS]
+    fits = readable(subject, [Row(item.prompt, item.responses[name]) for item in items for name in OPTIONS])
+    parts = [slice(k * len(OPTIONS), (k + 1) * len(OPTIONS)) for k in range(len(items))]
+    asked = [item for item, part in zip(items, parts, strict=True) if all(fits[part])]
+    texts = [item.responses[name] for item in asked for name in OPTIONS]
+    prompts = [item.prompt for item in asked for _ in OPTIONS]
     done = _per_item(progress, len(OPTIONS) * (2 if form == "unconditional" else 1))
-    found = response_logprobs(subject, [Row(p, t) for p, t in zip(prompts, texts, strict=True)], done)
+    if progress is not None:
+        progress(len(items) - len(asked))
+    found = _once(subject, [Row(p, t) for p, t in zip(prompts, texts, strict=True)], done)
     alone = None
     if form == "unconditional":
-        alone = response_logprobs(subject, [Row(NO_SITUATION, text) for text in texts], done)
-    parts = [slice(k * len(OPTIONS), (k + 1) * len(OPTIONS)) for k in range(len(items))]
-    return [
-        likelihood_row(item.id, found[part], alone[part] if alone is not None else None, form)
-        for item, part in zip(items, parts, strict=True)
-    ]
+        alone = _once(subject, [Row(NO_SITUATION, text) for text in texts], done)
+    scored = {
+        id(item): likelihood_row(item.id, found[part], alone[part] if alone is not None else None, form)
+        for item, part in zip(asked, parts[: len(asked)], strict=True)
+    }
+    return [scored.get(id(item), {"id": item.id, "unscored": BEYOND}) for item in items]
+
+
+def _once(subject: Any, rows: Sequence[Row], progress: Callable[[int], None] | None) -> list[np.ndarray]:
+    """Each different row is scored once: where a text lies in a batch rounds its number, and that must not decide
+    between two responses that are the same."""
+    different = list(dict.fromkeys(rows))
+    if progress is not None and len(different) < len(rows):
+        progress(len(rows) - len(different))
+    scored = dict(zip(different, response_logprobs(subject, different, progress), strict=True))
+    return [scored[row] for row in rows]
 
 
 def _prompts(items: Sequence[Item], template: Template) -> list[str]:
@@ -141,7 +158,9 @@ def _letters(
     upstream: bool,
     progress: Callable[[int], None] | None,
 ) -> list[dict[str, Any]]:
-    found = label_probabilities(subject, _prompts(items, template), template.labels, upstream)
+    prompts = _prompts(items, template)
+    found = label_probabilities(subject, prompts, template.labels, upstream)
+    fits = prompts_fit(subject, prompts, upstream)
     if progress is not None:
         progress(len(items))
     return [
@@ -151,6 +170,8 @@ def _letters(
             dict(zip(REVERSED, found[2 * number + 1].tolist(), strict=True)),
             upstream,
         )
+        if all(fits[2 * number : 2 * number + 2])
+        else {"id": item.id, "unscored": BEYOND}
         for number, item in enumerate(items)
     ]
 
@@ -158,8 +179,18 @@ def _letters(
 def _written(
     subject: Any, items: Sequence[Item], template: Template, progress: Callable[[int], None] | None
 ) -> list[dict[str, Any]]:
-    answers = generate(subject, _prompts(items, template), ANSWER_TOKENS, progress=_per_item(progress, 2))
-    return [_answer(item, answers[2 * n : 2 * n + 2], template.labels) for n, item in enumerate(items)]
+    prompts = _prompts(items, template)
+    done = _per_item(progress, 2)
+    fits = prompts_fit(subject, prompts, new=ANSWER_TOKENS)
+    asked = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+    if done is not None:
+        done(len(prompts) - len(asked))
+    answers = iter(generate(subject, asked, ANSWER_TOKENS, progress=done) if asked else [])
+    found = [
+        next(answers) if fit else Answer(prompt, "", 0, False, BEYOND)
+        for prompt, fit in zip(prompts, fits, strict=True)
+    ]
+    return [_answer(item, found[2 * n : 2 * n + 2], template.labels) for n, item in enumerate(items)]
 
 
 def _answer(item: Item, pair: Sequence[Answer], labels: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.trait_study import TraitStudy
 
+T = TypeVar("T")
 ITEMS = 12
 """Test items a trait: there are traits x traits x 2 conditions, and means over traits need few items each."""
 
@@ -39,7 +40,15 @@ def measure_arithmetic(lab: Lab, studies: Sequence[TraitStudy], dose: float) -> 
     }
 
 
-def _pairs(studies: Sequence[TraitStudy]) -> list[tuple[TraitStudy, TraitStudy]]:
+def arithmetic_stages(traits: int) -> int:
+    """How many measurements `measure_arithmetic` asks for (each base is asked for wherever it is compared)."""
+    if traits < 2:
+        return 0
+    shared = 2 * traits * 2 * traits if traits > 2 else 0  # whole and without, each trait's base and shift
+    return 8 * len(_pairs(range(traits))) + shared  # two traits a pair: base, either vector, both
+
+
+def _pairs(studies: Sequence[T]) -> list[tuple[T, T]]:
     """Every pair of up to four traits; each trait with the next one (in a ring) beyond."""
     if len(studies) <= 4:
         return list(combinations(studies, 2))

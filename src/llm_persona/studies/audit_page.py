@@ -11,7 +11,7 @@ import numpy as np
 from llm_persona.domain.errors import Damage, UserError
 from llm_persona.domain.formats import is_intact, version_in
 from llm_persona.domain.store import read_json, write_text
-from llm_persona.studies.figures import prepare_matplotlib, save_figure
+from llm_persona.studies.figures import NEUTRAL, NULL, Drawing, diverging, prepare_matplotlib, save_figures
 from llm_persona.studies.page import render_page
 from llm_persona.studies.profile_figure import MARKERS, PALETTE
 
@@ -36,10 +36,7 @@ def write_audit_page(folder: str | Path) -> Path:
         )
     prepare_matplotlib()
     figures = {"matrix": _matrix(results)} | {name: _profile(name, t) for name, t in results["traits"].items()}
-    saved = {}
-    for name, (figure, alt) in figures.items():
-        text = save_figure(figure, path / "figures" / name)[0].read_text(encoding="utf-8")
-        saved[name] = {"svg": text[text.index("<svg") :], "alt": alt}
+    saved = save_figures({name: Drawing(*drawn) for name, drawn in figures.items()}, path / "figures")
     page = path / "audit.html"
     write_text(page, render_page("audit.html.j2", saved, r=results))
     return page
@@ -59,11 +56,10 @@ def _matrix(results: dict[str, Any]) -> tuple[Any, str]:
     for axis, (key, title, digits) in zip(axes, panels, strict=True):
         values = np.array(m[key], dtype=np.float64)
         limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
-        axis.imshow(values, cmap="PuOr_r", vmin=-limit or -1, vmax=limit or 1, aspect="auto")
+        axis.imshow(values, cmap=diverging(), vmin=-limit or -1, vmax=limit or 1, aspect="auto")
         for y, x in np.ndindex(values.shape):
             if np.isfinite(values[y, x]):
-                ink = "white" if abs(values[y, x]) > 0.65 * limit else "black"
-                axis.text(x, y, f"{values[y, x]:+.{digits}f}", ha="center", va="center", fontsize=7, color=ink)
+                axis.text(x, y, f"{values[y, x]:+.{digits}f}", ha="center", va="center", fontsize=7, color="#111111")
         axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
         axis.set_yticks(range(len(rows)), rows)
         axis.set_title(title, fontsize=9)
@@ -93,8 +89,8 @@ def _profile(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
             if key == "own_answers":
                 peak = max(range(len(shown)), key=lambda k: abs(shown[k]))
                 peaks.append(f"{model} {shown[peak]:+.2f} at layer {peak}")
-        axis.axhline(0, color="#bdbdbd", lw=0.8)
-        axis.axvline(trait["layer"], color="#4d4d4d", lw=0.8, ls=":")
+        axis.axhline(0, color=NULL, lw=0.8)
+        axis.axvline(trait["layer"], color=NEUTRAL, lw=0.8, ls=":")
         axis.set(xlabel="layer", title=f"{name}: {title}")
     axes[0].set_ylabel("projection shift, pole gaps")
     if len(trait["tuned"]) <= 12:

@@ -27,16 +27,99 @@ def findings(results: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def headline(results: dict[str, Any]) -> list[str]:
+    """The answer to the report's question in three sentences: how the model stands, where that lives, how far it moves.
+
+    One or two traits are named each; of more, the ends are.
+    """
+    traits = {n: t for n, t in results["traits"].items() if t["baseline"]["score"] is not None}
+    if not traits:
+        return ["No item could be scored, so nothing can be said of this model."]
+    return [_stands(traits), _lives(traits), _moves(traits)]
+
+
+def _brackets(ci: list[float | None], digits: int = 2) -> str:
+    """A 95% interval in brackets."""
+    if ci[0] is None or ci[1] is None:
+        return "[no interval]"
+    return f"[{number(ci[0], digits)}, {number(ci[1], digits)}]"
+
+
+def _ends(values: dict[str, float]) -> list[str]:
+    """All names of up to two, else the lowest and the highest."""
+    ranked = sorted(values, key=lambda name: values[name])
+    return list(values) if len(values) < 3 else [ranked[0], ranked[-1]]
+
+
+def _stands(traits: dict[str, Any]) -> str:
+    shown = _ends({name: t["baseline"]["score"] for name, t in traits.items()})
+    parts = [
+        f"{number(base['score'], 0)}% {_brackets(base['score_ci'], 0)} of {base['n'] - base['n_unscored']} {name} items"
+        for name in shown
+        for base in [traits[name]["baseline"]]
+    ]
+    if len(traits) < 3:
+        return f"Left alone, the model prefers the high answer in {' and in '.join(parts)}."
+    return f"Left alone, the model prefers the high answer in {' (the fewest) to '.join(parts)} (the most)."
+
+
+def _lives(traits: dict[str, Any]) -> str:
+    rows = {n: t["vector"]["layers"][t["vector"]["recommended"]["balanced"]] for n, t in traits.items()}
+    told = {n for n, row in rows.items() if row["p_family"] < ALPHA}
+    parts = [f"{n} at layer {rows[n]['layer']} (AUC {number(rows[n]['auc'])} {_brackets(rows[n]['auc_ci'])})"
+             for n in _ends({n: row["auc"] for n, row in rows.items()})]  # fmt: skip
+    if not told:
+        return f"No direction that separates the poles of unseen questions was found: {' and '.join(parts)}."
+    count = "" if len(told) == len(rows) else f" for {len(told)} of {len(rows)} traits"
+    lexical = {n: traits[n]["vector"]["controls"]["lexical_auc"] for n in rows}
+    words = [n for n in rows if lexical[n] is not None and lexical[n] >= rows[n]["auc_ci"][0]]
+    text = f"A direction tells high from low answers to unseen questions{count}: " + " and ".join(parts)
+    if not words:
+        return text + ", better than a bag of words."
+    which = "but a bag of words does" if len(rows) == 1 else (
+        "but a bag of words does for each of them" if len(words) == len(rows) else
+        f"but for {len(words)} of {len(rows)} traits a bag of words does"
+    )  # fmt: skip
+    return f"{text}; {which} about as well, so this alone shows no more than vocabulary."
+
+
+def _moves(traits: dict[str, Any]) -> str:
+    slopes = {n: t["dose_response"]["slope"] for n, t in traits.items() if t["dose_response"]["slope"] is not None}
+    if not slopes:
+        return "The response to steering was not measured at enough doses."
+    shown = {n: _control(traits[n])[1] == "shown" for n in slopes}
+    parts = []
+    for name in _ends(slopes):
+        response = traits[name]["dose_response"]
+        low, high = response["usable_range"]
+        ci = _brackets([None if c is None else c / 10 for c in response["slope_ci"]], 1)
+        parts.append(f"{name} by {number(response['slope'] / 10, 1)} {ci} (usable from {low:+g} to {high:+g})")
+    random = [t["controls"]["random_preference_movement"] for t in traits.values()]
+    null = [100 * r for r in random if r is not None]
+    text = f"A tenth of a dose moves the preference, in points, for {' and for '.join(parts)}"
+    if null:
+        dose = next(iter(traits.values()))["controls"]["dose"]
+        text += f"; random directions at dose {dose:g} move it by at most {max(null):.1f} on average"
+    if all(shown.values()):
+        return text + "."
+    held = [n for n, ok in shown.items() if not ok]
+    named = " and ".join(held) if len(held) < 3 else f"{len(held)} of {len(slopes)} traits"
+    return f"{text}; for {named} control is not shown."
+
+
 def number(value: float | None, digits: int = 2) -> str:
-    """A number for reading; a dash where there is none."""
-    return "not measured" if value is None else f"{value:.{digits}f}"
+    """A number for reading: words where there is none, and no minus before a zero."""
+    if value is None:
+        return "not measured"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def interval(ci: list[float | None], digits: int = 2) -> str:
     """An interval for reading."""
     if ci[0] is None or ci[1] is None:
         return "no interval"
-    return f"95% interval {ci[0]:.{digits}f} to {ci[1]:.{digits}f}"
+    return f"95% interval {number(ci[0], digits)} to {number(ci[1], digits)}"
 
 
 def _clear(ci: list[float | None], p_value: float | None = 0.0) -> bool:

@@ -14,6 +14,7 @@ from llm_persona.instruments.judging.scoring import SCORING
 from llm_persona.studies.judging import RUBRICS, ScorePlan, gate_states, graded_answers, mean_score
 from llm_persona.studies.stages import Stages
 from llm_persona.studies.stored_answers import StoredAnswer
+from llm_persona.studies.verdicts import reasons
 
 COHERENCE = "coherence"
 
@@ -23,6 +24,12 @@ def judge_state(judge: Judge, traits: Sequence[Trait]) -> dict[str, Any]:
     plan = ScorePlan((), {trait.name: trait for trait in traits})
     rubrics = {kind: load_rubric(kind).name for kind in RUBRICS}
     return {"identity": judge.identity, "rubrics": rubrics, "gates": gate_states(judge, plan.tried_on())}
+
+
+def unscored(trait: str, verdicts: Sequence[dict[str, Verdict]]) -> dict[str, Any]:
+    """How many answers of all conditions were graded for the trait, and how many of them are unscored, by reason."""
+    found = [graded[trait] for graded in verdicts]
+    return {"n": len(found), "unscored": reasons(found)}
 
 
 def judge_answers(

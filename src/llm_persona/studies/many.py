@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.config import StudyConfig
-from llm_persona.domain.store import write_json
+from llm_persona.domain.store import write_json, write_text
 from llm_persona.studies.compare import compare, study_runs
+from llm_persona.studies.compare_page import comparison_page
 from llm_persona.studies.profile_figure import save_profile
 from llm_persona.studies.stages import Reporter
 from llm_persona.studies.study import run_study
@@ -30,8 +31,8 @@ def run_models(
 ) -> dict[str, Any]:
     """Run each configuration in `out`/MODEL (killed and continued like any run), then compare.
 
-    Writes `comparison.json` and `comparison.png`/`.svg` (the base profiles, and every condition's difference from the
-    first model's base, paired by item).
+    Writes `comparison.json`, `comparison.html` (both runs side by side) and `comparison.png`/`.svg` (the base
+    profiles); every condition's difference is from the first model's base, paired by item.
 
     Returns:
         `{"studies": {folder: results}, "comparison": ...}`.
@@ -44,5 +45,6 @@ def run_models(
     runs = {name: study_runs(results, name) for name, results in studies.items()}
     comparison = compare([run for found in runs.values() for run in found])
     write_json(folder / "comparison.json", comparison)
+    write_text(folder / "comparison.html", comparison_page(comparison, studies))
     save_profile(compare([found[0] for found in runs.values()]), folder / "comparison")
     return {"studies": studies, "comparison": comparison}

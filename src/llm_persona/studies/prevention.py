@@ -151,6 +151,13 @@ def _prevent(
     return {**result, "finding": finding(result)}
 
 
+def expected_stages(plan: PreventionPlan) -> int:
+    """How many stages a prevention has, for the progress display: training, task loss, preference, answers, cost and
+    the base's reading of each; steering afterwards takes over the plain training."""
+    trained = len({"plain" if m == "steering afterwards" else m for m in plan.methods})
+    return 5 + plan.seeds * (trained + 5 * len(plan.methods))
+
+
 def _data(
     method: Method, learn: TrainingData, benign: TrainingData | None, plan: PreventionPlan, seed: int
 ) -> TrainingData:

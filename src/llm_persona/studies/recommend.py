@@ -58,6 +58,11 @@ def sweep_layers(n_layers: int, count: int, best: int) -> list[int]:
     return sorted({round(float(x)) for x in spread} | {best})
 
 
+def most_layers(count: int) -> int:
+    """The most layers that a sweep of `count` measures: the best-read one and two finer ones come on top."""
+    return count + 3
+
+
 def recommend(
     subject: Subject,
     vector: PersonaVector,
@@ -133,7 +138,9 @@ def run_sweep(
         return [stages.value(f"sweep layer {layer}", [key, layer, dose, texts], partial(at, layer)) for layer in chosen]
 
     first = measured(coarse)
-    return sorted([*first, *measured(finer_layers(first))], key=lambda p: int(p["layer"]))
+    found = [*first, *measured(finer_layers(first))]
+    stages.reporter.spare(most_layers(layers) - len(found))
+    return sorted(found, key=lambda p: int(p["layer"]))
 
 
 def finer_layers(sweep: list[dict[str, Any]]) -> list[int]:

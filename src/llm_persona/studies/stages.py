@@ -32,6 +32,9 @@ class Reporter(Protocol):
     def end(self, stage: str, seconds: float, reused: bool) -> None:
         """A stage is there: made in `seconds`, or reused."""
 
+    def spare(self, count: int) -> None:
+        """So many stages that were counted on are not needed."""
+
 
 class Silent:
     """No progress."""
@@ -41,6 +44,9 @@ class Silent:
 
     def end(self, stage: str, seconds: float, reused: bool) -> None:
         """A stage is there: made in `seconds`, or reused."""
+
+    def spare(self, count: int) -> None:
+        """So many stages that were counted on are not needed."""
 
 
 class Stages:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.store import canonical, read_json, write_text
+from llm_persona.domain.items import HALF_PAIR, NO_CHARACTER
+from llm_persona.domain.store import canonical, read_json, read_text, write_text
 
 FILE = "answers.jsonl"
 """Every answer of a run, in the run folder."""
@@ -95,7 +96,10 @@ def read_answers(path: str | Path) -> list[StoredAnswer]:
         if isinstance(data.get("answers"), list):
             found = list(_answers(data, str(path)))
         elif isinstance(data.get("traits"), dict):
-            found = [row for name, part in data["traits"].items() for row in _samples(part, "", name, str(path))]
+            try:
+                found = [row for name, part in data["traits"].items() for row in _samples(part, "", name, str(path))]
+            except RecursionError as error:
+                raise UserError(f"{path}: nested too deeply to be a study's results; run the study again") from error
         else:
             raise UserError(f"{path}: holds neither `answers` nor `traits`; give JSON of `steer`, `run`, `judge score`")
     if not found:
@@ -109,19 +113,11 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: no such file, or a line that is no JSON (named by number).
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file of answers") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, "file of answers").split("\n"), 1):
         if line.strip():
             try:
                 yield f"{path}:{number}", json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number}: not valid JSON; correct that line") from error
 
 
@@ -148,6 +144,8 @@ def answer_of(record: Any, where: str, condition: str) -> StoredAnswer:
     for name, value in (("question", question), ("answer", answer)):
         if not isinstance(value, str):
             raise UserError(f"{where}: field {name!r} is missing or no text; every record needs question and answer")
+        if HALF_PAIR.search(value):
+            raise UserError(f"{where}: field {name!r} {NO_CHARACTER}")
     assert isinstance(question, str) and isinstance(answer, str)
     named = record.get("condition", condition)
     trait = record.get("trait") or ""
@@ -198,6 +196,6 @@ def _named(name: str, key: str) -> str:
 
 
 def _amount(value: dict[str, Any], number: int) -> str:
-    if isinstance(value.get("dose"), (int, float)):
+    if isinstance(value.get("dose"), (int, float)) and abs(value["dose"]) < 1e12:
         return f"{value['dose']:+g}"
     return str(value.get("name") or number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -21,32 +23,40 @@ from llm_persona.instruments.judging.opening import open_judge
 from llm_persona.instruments.judging.protocol import Judge
 from llm_persona.instruments.judging.remote import RemoteJudge
 from llm_persona.studies.agreement import agreement
-from llm_persona.studies.arithmetic import measure_arithmetic
+from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
-from llm_persona.studies.findings import findings
+from llm_persona.studies.findings import findings, headline
 from llm_persona.studies.folder import study_settings, working_in
-from llm_persona.studies.judged import judge_state
+from llm_persona.studies.judged import judge_state, unscored
 from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.recommend import most_layers
 from llm_persona.studies.report import write_report
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.stored_answers import FILE, write_answers
 from llm_persona.studies.trait_study import TraitStudy, open_trait
 from llm_persona.subject.remote.caller import Limits
 
+PROMPT = "How should I spend the weekend?"
+READINGS = 3
+"""Stages in which the base reads what was written: projection, perplexity, tokens."""
+
 
 def expected_stages(config: StudyConfig) -> int:
-    """About how many stages a study has, for the progress display."""
-    conditions = 5 + len(config.doses) + (2 if config.tune else 0)
-    controls = config.random_directions + 2 * (len(config.traits) - 1)
-    choice = len(config.letter_modes) * sum(
-        {"base": 1, "instructed": 2, "tuned": 2}[c] for c in config.choice_conditions
-    )
-    tuning = 4 if config.tune else 0
+    """How many stages a study has at most, for the progress display (a sweep may need fewer layers: `spare`)."""
+    traits, letters = len(config.traits), len(config.letter_modes)
+
+    def measured(kind: str, conditions: int) -> int:
+        return conditions * (3 + letters * (kind in config.choice_conditions))
+
+    tuning = 2 + measured("tuned", 2) + 2 if config.tune else 0  # training, measuring, reading
+    recorded = 4 - (config.transfer_items == 0)
     steered = 2 * len(config.doses) + 1
-    others = 3 * (conditions - len(config.doses))
-    judged = conditions if config.judge else 0
-    return len(config.traits) * (others + steered + controls + choice + judged + 6 + config.sweep_layers + tuning)
+    controls = config.random_directions + 2 * (traits - 1)
+    conditions = measured("base", 1) + measured("instructed", 2) + measured("combined", 2)
+    own = conditions + recorded + most_layers(config.sweep_layers) + steered + controls + tuning
+    judged = 5 + len(config.doses) + (2 if config.tune else 0) if config.judge else 0
+    return traits * (own + judged + READINGS) + (arithmetic_stages(traits) if config.arithmetic else 0)
 
 
 def expected_gradings(config: StudyConfig) -> int:
@@ -112,6 +122,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     if config.tune:
         phase(lambda s: s.tuning(folder / "adapters"))
     phase(TraitStudy.written)
+    phase(TraitStudy.tokens)
     phase(lambda s: s.activation_shift(folder / "adapters"))
     write_answers(folder / FILE, [a for s in studies for a in s.answers()])
     if judge is not None:
@@ -170,7 +181,7 @@ def _results(
         "geometry": geometry({s.name: s.persona for s in studies}, layers[len(layers) // 2]),
         "arithmetic": arithmetic,
         "answers": {"file": FILE, **{k: getattr(config, k) for k in ("samples", "temperature", "max_new_tokens")}},
-        "judge": None if judge is None else judge_state(judge, [s.trait for s in studies]),
+        "judge": None if judge is None else _judged(judge, studies),
         "recommendations": {s.name: _recommendation(s, config) for s in studies},
     }
     for trait in results["traits"].values():
@@ -180,7 +191,13 @@ def _results(
     scores = [v[s.name].score for s in studies for v in s.verdicts] if judge is not None else None
     results["agreement"] = agreement(results["traits"], answers, scores, results["judge"])
     results["findings"] = findings(results)
+    results["answer"] = headline(results)
     return results
+
+
+def _judged(judge: Judge, studies: list[TraitStudy]) -> dict[str, Any]:
+    graded = {s.name: unscored(s.name, s.verdicts) for s in studies}
+    return {**judge_state(judge, [s.trait for s in studies]), "graded": graded}
 
 
 def _profile(studies: list[TraitStudy]) -> dict[str, Any]:
@@ -209,8 +226,13 @@ def _recommendation(study: TraitStudy, config: StudyConfig) -> dict[str, Any]:
         "dose": chosen.dose,
         "reason": chosen.reason,
         "usable_range": study.results["dose_response"]["usable_range"],
-        "command": f"llm-persona steer --model {config.model} --vector {vector} --layer {chosen.balanced} "
-        f'--coefficient {chosen.coefficient:.3g} --prompt "How should I spend the weekend?"',
+        "command": f"llm-persona steer --model {shlex.quote(config.model)} --vector {vector} --layer {chosen.balanced} "
+        f'--coefficient {chosen.coefficient:.3g} --prompt "{PROMPT}"',
+        "python": "import llm_persona as lp\n\n"
+        f"subject = lp.load_subject({json.dumps(config.model)})\n"
+        f"vector = lp.PersonaVector.load({json.dumps(vector)})\n"
+        f"with lp.steering(subject, vector, layer={chosen.balanced}, coefficient={chosen.coefficient:.3g}):\n"
+        f"    print(lp.generate(subject, [{json.dumps(PROMPT)}], max_new_tokens=48)[0].text)",
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from llm_persona.analysis.dose import dose_response, usable_range
 from llm_persona.analysis.paired import means_by_group, paired_means, paired_shift
 from llm_persona.analysis.quality import assess
-from llm_persona.analysis.vectors import PersonaVector, cosines, fit, random_like
+from llm_persona.analysis.vectors import PersonaVector, cosines, fit, projections, random_like
 from llm_persona.domain.condition import BASE, Condition, Steer, instructed, steered, tuned
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.items import Items
@@ -22,6 +22,7 @@ from llm_persona.instruments.judging.protocol import Judge, Verdict
 from llm_persona.instruments.perplexity import Perplexity, neutral_texts, pooled_perplexity
 from llm_persona.instruments.projection import Projection
 from llm_persona.instruments.samples import Samples
+from llm_persona.instruments.token_projection import TokenProjection
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.extraction import Extraction, extract
 from llm_persona.studies.judged import judge_answers, judged_rows
@@ -122,14 +123,20 @@ class TraitStudy:
         self.persona.save(folder / f"{self.name}.safetensors")
         # Answers are read by a vector from other items than the one that steers: the select split's.
         self.reader = fit(self.extraction.acts["select"])
-        self.gap = assess(self.extraction.acts["test"], self.reader, permutations=1).layers[self.layer].separation
+        test = self.extraction.acts["test"]
+        self.gap = assess(test, self.reader, permutations=1).layers[self.layer].separation
+        along = projections(test.values, self.reader)[:, self.layer]
+        self.midpoint = float(np.mean([np.mean(along[[pole == p for p in test.poles]]) for pole in POLES]))
         agreement = float(cosines(self.persona, self.reader)[self.layer])
         self.results["vector"] = {
             **self.extraction.as_json(),
             "file": f"vectors/{self.name}.safetensors",
             "digest": self.persona.digest,
-            "reader": {"items": "select", "cosine": agreement, "separation": self.gap, "layer": self.layer},
-        }
+            "reader": {
+                "items": "select", "cosine": agreement, "separation": self.gap, "midpoint": self.midpoint,
+                "layer": self.layer,
+            },
+        }  # fmt: skip
 
     def steering(self, others: dict[str, Steer]) -> None:
         """Every dose at the recommended layer, and the controls beside it. `others`: each trait's vector and layer."""
@@ -236,6 +243,21 @@ class TraitStudy:
                 "n": shift["n"],
                 "n_empty": len(before) - len(both),
             }
+
+    def tokens(self) -> None:
+        """The answers that results show, token by token, as the base reads them with the reader vector.
+
+        In pole gaps: 0 lies midway between the poles' means over the labelled test responses, +-.5 at these means.
+        """
+        if not self.gap:
+            return
+        samples = [s for place, _ in self._places() for s in place["samples"] if s["text"].strip()]
+        rows = [Response(s["question"], s["text"], "neutral", s["question"]) for s in samples]
+        if not rows:
+            return
+        found = self.lab.read(f"{self.name} read tokens", TokenProjection(rows, self.reader, self.layer)).rows
+        for sample, row in zip(samples, found, strict=True):
+            sample["tokens"] = [[text, round((along - self.midpoint) / self.gap, 3)] for text, along in row["tokens"]]
 
     def _places(self) -> list[tuple[dict[str, Any], str]]:
         """Where in the results each condition's row is."""

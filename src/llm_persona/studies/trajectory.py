@@ -11,7 +11,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import Items
 from llm_persona.domain.traits import load_trait
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
-from llm_persona.studies.figures import prepare_matplotlib, save_figure
+from llm_persona.studies.figures import NEUTRAL, prepare_matplotlib, save_figure
 from llm_persona.studies.profile_figure import MARKERS, PALETTE
 from llm_persona.subject.load import Subject
 from llm_persona.training.along import MEASURED, Watch
@@ -63,7 +63,7 @@ def save_trajectory(folder: Path) -> list[Path]:
         axis.legend(frameon=False)
     if losses:
         axis = places.pop(0)
-        axis.plot(*zip(*losses, strict=True), color="#4d4d4d", marker="o", markersize=4)
+        axis.plot(*zip(*losses, strict=True), color=NEUTRAL, marker="o", markersize=4)
         axis.set(xlabel="step", ylabel="held-out loss per answer token")
     figure.tight_layout()
     return save_figure(figure, folder / "trajectory")

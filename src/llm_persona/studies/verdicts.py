@@ -28,8 +28,8 @@ def verdicts(
             found[request] = Verdict.from_json(stages.value(_name(request), _key(judge, request), dict))
         else:
             missing.append(request)
-    if progress is not None and found:
-        progress(len(found))
+    if progress is not None and len(missing) < len(requests):
+        progress(len(requests) - len(missing))  # equal ones among them, which are asked once
     for start in range(0, len(missing), judge.part):
         part = missing[start : start + judge.part]
         for request, verdict in zip(part, judge.judge(part, progress), strict=True):

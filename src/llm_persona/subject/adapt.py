@@ -24,9 +24,16 @@ def check_adapter(folder: str | Path) -> Path:
     path = Path(folder)
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_config.json there; give a PEFT folder")
+    if not (path / "adapter_model.safetensors").is_file() and any(path.glob("*.bin")):
+        raise UserError(
+            f"adapter {str(folder)!r}: its weights are pickled (.bin), and reading those could run code; save it as "
+            "safetensors in a place you trust (PEFT's save_pretrained does)"
+        )
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_model.safetensors there; save it as safetensors")
     config = read_json(path / "adapter_config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"adapter {str(folder)!r}: adapter_config.json is no object; save the adapter again")
     for name, harmless in (("modules_to_save", None), ("trainable_token_indices", None), ("bias", "none")):
         if config.get(name) not in (harmless, None, []):
             raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.errors import TooLong, UserError, one_line
 from llm_persona.subject.load import Subject
 
 PLAIN = (
@@ -15,19 +15,23 @@ PLAIN = (
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 """For tokenizers without a chat template (base models)."""
+MARK = "\ue000\ue0f1\ue000"
+"""Characters of private use, which no text holds: what is rendered in a message's stead to find its place."""
 
 
 @dataclass(frozen=True)
 class Rendered:
     """Token ids up to the end of a response, and the half-open range of the response's own tokens.
 
-    `closing` is what follows: the tokens up to and including the end of the turn (trained, never measured).
+    `closing` is what follows: the tokens up to and including the end of the turn (trained, never measured). `places`
+    are the characters of the response at which its tokens begin.
     """
 
     ids: list[int]
     start: int
     end: int
     closing: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
 
 
 def messages_for(
@@ -42,6 +46,18 @@ def messages_for(
     if _takes_system(subject):
         return [{"role": "system", "content": system}, *turns]
     return [{**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
+def makeshifts(subject: Subject) -> list[str]:
+    """What is done in place of what the tokenizer lacks, a sentence each (none for a chat model)."""
+    found = []
+    if not subject.tokenizer.chat_template:
+        found.append('the tokenizer has no chat template: turns are written as "User: ..." and "Assistant: ..."')
+    if not end_tokens(subject):
+        found.append(
+            "the tokenizer has no end token: every answer goes on to --max-new-tokens, and fine-tuning learns no end"
+        )
+    return found
 
 
 def _template(subject: Subject) -> str | None:
@@ -97,7 +113,7 @@ def render_response(
     guessed from the length of the response tokenised by itself, which differs at the seams.
 
     Raises:
-        UserError: an empty response, a template that drops or rewrites it, or a text beyond the model's length.
+        UserError: an empty response, or a template that drops or rewrites it. TooLong: beyond the model's length.
     """
     response = response.strip()
     if not response:
@@ -117,8 +133,9 @@ def render_response(
     inside = [i for i, (a, b) in enumerate(offsets) if b > first and a < last and b > a]
     start, end = inside[0], inside[-1] + 1
     if end > subject.max_length:
-        raise UserError(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
-    return Rendered(ids[:end], start, end, _closing(subject, ids[end:]))
+        raise TooLong(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
+    places = tuple(max(0, offsets[i][0] - first) for i in range(start, end))
+    return Rendered(ids[:end], start, end, _closing(subject, ids[end:]), places)
 
 
 def _closing(subject: Subject, rest: list[int]) -> tuple[int, ...]:
@@ -148,14 +165,71 @@ def render_chat(subject: Subject, turns: Sequence[tuple[str, str]], system: str 
     Raises:
         UserError: the template does not take these turns in this order.
     """
+    text = _render_turns(subject, _messages(subject, turns, system), True)
+    return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _messages(subject: Subject, turns: Sequence[tuple[str, str]], system: str | None) -> list[dict[str, str]]:
     messages = [{"role": role, "content": text} for role, text in turns]
     if system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     if messages[0]["role"] == "system" and len(messages) > 1 and not _takes_system(subject):
         first = messages.pop(0)
         messages[0] = {**messages[0], "content": f"{first['content']}\n\n{messages[0]['content']}"}
+    return messages
+
+
+def _render_turns(subject: Subject, messages: list[dict[str, str]], generation_prompt: bool) -> str:
     try:
-        text = _render(subject, messages, True)
+        return _render(subject, messages, generation_prompt)
     except Exception as error:  # a template refuses by raising whatever jinja raises
         raise UserError(f"messages: the model's template does not take them ({one_line(str(error), 120)})") from error
-    return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A whole conversation's token ids, and for each the number of the message whose text it carries (None: the
+    template's own, such as turn marks or a default system turn). `roles`: the messages' roles, as rendered."""
+
+    ids: list[int]
+    turns: list[int | None]
+    roles: list[str]
+
+
+def lay_out(
+    subject: Subject, turns: Sequence[tuple[str, str]], system: str | None = None, answer_next: bool = False
+) -> Layout:
+    """Render a conversation of (role, text) as `render_chat` does, to its end or (`answer_next`) to where the next
+    answer begins, and say which tokens carry which message.
+
+    A message's place is where a mark appears that is rendered in its stead, so that neither short texts nor repeated
+    ones are mistaken; a token belongs to it if their characters overlap.
+
+    Raises:
+        UserError: the template does not take these turns, or drops or rewrites one.
+    """
+    messages = _messages(subject, turns, system)
+    text = _render_turns(subject, messages, answer_next)
+    encoded = subject.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    belongs: list[int | None] = [None] * len(ids)
+    for number in range(len(messages)):
+        first, last = _place(subject, messages, number, text, answer_next)
+        for n, (a, b) in enumerate(offsets):
+            if b > first and a < last and b > a:
+                belongs[n] = number
+    return Layout(ids, belongs, [message["role"] for message in messages])
+
+
+def _place(
+    subject: Subject, messages: list[dict[str, str]], number: int, text: str, answer_next: bool
+) -> tuple[int, int]:
+    """Where in the rendered text a message's own text is: half-open range of characters."""
+    marked = _render_turns(
+        subject, [{**m, "content": MARK} if n == number else m for n, m in enumerate(messages)], answer_next
+    )
+    before, found, after = marked.partition(MARK)
+    for content in (messages[number]["content"], messages[number]["content"].strip()):
+        if found and text == f"{before}{content}{after}":
+            return len(before), len(before) + len(content)
+    raise UserError(f"messages[{number}]: the chat template does not contain it as given; its tokens cannot be found")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens
+from llm_persona.subject.generate import NO_PROBABILITIES
 from llm_persona.subject.load import Subject
 from llm_persona.subject.reading import reading
 
@@ -39,10 +41,13 @@ def decode(
     seed: int = 0,
     top_logprobs: int = 0,
     stop: Sequence[str] = (),
+    read_last: bool = False,
 ) -> Iterator[Step]:
     """Write an answer to the prompt (token ids), one step at a time; greedy unless a temperature is given.
 
-    The subject must stay in one state until the last step. The end-of-turn token comes as the last step.
+    The subject must stay in one state until the last step. The end-of-turn token comes as the last step. A token is
+    read in the forward that chooses the next one; with `read_last` the last token is read too, in a forward of its
+    own after the last step, for those who look at the residual stream.
 
     Raises:
         UserError: prompt and new tokens exceed what the model reads.
@@ -56,14 +61,25 @@ def decode(
     ends = end_tokens(subject)
     written: list[int] = []
     shown = ""
-    past = None
-    ids = torch.tensor([list(prompt)], device=subject.device)
-    for number in range(max_new_tokens):
+    past: Any = None
+
+    def read(tokens: Sequence[int]) -> torch.Tensor:
+        """Log-probabilities [vocabulary] of what follows."""
+        nonlocal past
+        ids = torch.tensor([list(tokens)], device=subject.device)
         with torch.no_grad(), reading(subject, len(prompt)):  # not around the yield: the mode would leak out
             out = subject.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = out.past_key_values
-            logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
+        past = out.past_key_values
+        logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
+        if logprobs.isnan().any():
+            raise UserError(NO_PROBABILITIES)
+        return logprobs
+
+    unread = list(prompt)
+    for number in range(max_new_tokens):
+        logprobs = read(unread)
         token = _choose(logprobs, temperature, top_p, draw)
+        unread = [token]
         best = logprobs.topk(top_logprobs) if top_logprobs else None
         top = (
             ()
@@ -77,19 +93,20 @@ def decode(
         if token in ends:
             rest = subject.tokenizer.decode(written, skip_special_tokens=True)[len(shown) :]
             yield Step(token, piece, rest, value, top, "stop")
-            return
+            break
         written.append(token)
         text = subject.tokenizer.decode(written, skip_special_tokens=True)
         last = number + 1 == max_new_tokens
         cut = min((found for found in (text.find(mark) for mark in stop) if found >= 0), default=None)
         if cut is not None:
             yield Step(token, piece, text[len(shown) : cut], value, top, "stop")
-            return
+            break
         held = text.endswith(HELD_BACK) and not last
         yield Step(token, piece, "" if held else text[len(shown) :], value, top, "length" if last else "")
         if not held:
             shown = text
-        ids = torch.tensor([[token]], device=subject.device)
+    if read_last:
+        read(unread)
 
 
 def _choose(logprobs: torch.Tensor, temperature: float, top_p: float, draw: torch.Generator) -> int:

@@ -13,8 +13,12 @@ from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import end_tokens, render_prompt
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import halving
+from llm_persona.subject.packing import BEYOND
 from llm_persona.subject.reading import reading
 
+NO_PROBABILITIES = (
+    "the model's probabilities are not finite (NaN), so it cannot write; try --dtype float32, or a smaller dose"
+)
 BATCH = 64
 """Rows generated together: on a CPU a step costs about the same for 32 and for 64 rows."""
 
@@ -45,7 +49,8 @@ def generate(
     """Answers to the prompts (user turns), in their order; greedy unless a temperature is given.
 
     Raises:
-        UserError: no prompts, a negative temperature, or a prompt beyond the model's length.
+        UserError: no prompts, a negative temperature, not one prompt within the model's length (one that is beyond it
+            has an answer that `failed`), or a model whose probabilities are NaN.
     """
     raise TypeError(f"{type(subject).__name__} generates nothing")
 
@@ -86,8 +91,17 @@ def _(
 ) -> list[Answer]:
     check_request(prompts, max_new_tokens, temperature)
     rendered = [render_prompt(subject, prompt, system) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(rendered[i]))
-    answers: dict[int, Answer] = {}
+    room = subject.max_length - max_new_tokens
+    order = sorted((i for i in range(len(prompts)) if len(rendered[i]) <= room), key=lambda i: len(rendered[i]))
+    if not order:
+        raise UserError(
+            f"a prompt of {min(map(len, rendered))} tokens and {max_new_tokens} new ones exceed the model's "
+            f"{subject.max_length}; shorten them"
+        )
+    beyond = f"{BEYOND} of {subject.max_length} tokens, {max_new_tokens} new ones included"
+    answers = {i: Answer(prompts[i], "", 0, False, beyond) for i in range(len(prompts)) if len(rendered[i]) > room}
+    if progress is not None and answers:
+        progress(len(answers))
     ends = end_tokens(subject)
 
     def write(chosen: Sequence[int]) -> None:
@@ -111,14 +125,17 @@ def _(
     return [answers[i] for i in range(len(prompts))]
 
 
+def _refuse_nan(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The likeliest of probabilities that are none would be some token or other."""
+    if scores.isnan().any():
+        raise UserError(NO_PROBABILITIES)
+    return scores
+
+
 def _run(
     subject: Subject, prompts: list[list[int]], new: int, temperature: float, ends: set[int], use_cache: bool
 ) -> list[list[int]]:
     width = max(len(p) for p in prompts)
-    if width + new > subject.max_length:
-        raise UserError(
-            f"a prompt of {width} tokens and {new} new ones exceed the model's {subject.max_length}; shorten them"
-        )
     ids = torch.full((len(prompts), width), subject.tokenizer.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -137,6 +154,7 @@ def _run(
             use_cache=use_cache,
             pad_token_id=subject.tokenizer.pad_token_id,
             eos_token_id=sorted(ends) or None,
+            logits_processor=[_refuse_nan],
             **sampling,
         )
     return [list(map(int, row)) for row in out[:, width:].cpu()]

@@ -20,7 +20,8 @@ def label_probabilities(subject: Any, prompts: Sequence[str], labels: Sequence[s
     """Probability of each label right after each prompt (a user turn), float64 [prompts, labels].
 
     A label's probability is the sum over its single-token variants with and without a leading space; `upstream`
-    counts only the bare label, and renders the prompt as the published TRAIT code does.
+    counts only the bare label, and renders the prompt as the published TRAIT code does. A row is NaN where there is no
+    probability: the prompt is longer than the model reads, or an API gave none.
 
     Raises:
         UserError: the tokenizer has no single token for a label.
@@ -55,3 +56,12 @@ def _variants(subject: Subject, label: str) -> list[int]:
         if len(ids) == 1 and ids[0] not in found:
             found.append(int(ids[0]))
     return found
+
+
+def prompts_fit(subject: Any, prompts: Sequence[str], upstream: bool = False, new: int = 0) -> list[bool]:
+    """Which prompts the subject can read at once and go on for `new` tokens (all, for models behind an API: they say
+    so themselves)."""
+    if not isinstance(subject, Subject):
+        return [True] * len(prompts)
+    render = render_upstream if upstream else render_prompt
+    return [len(render(subject, prompt)) + new <= subject.max_length for prompt in prompts]

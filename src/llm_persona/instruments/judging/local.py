@@ -60,6 +60,8 @@ class LocalJudge:
             for n, prompt in enumerate(prompts)
             if len(prompt) > room
         }
+        if progress is not None and found:
+            progress(len(found))
         chances = number_probabilities(subject, [prompts[n] for n in short], progress)
         masses = [math.fsum(row) for row in chances]  # the same however many rows there are
         vague = [n for n, mass in zip(short, masses, strict=True) if mass < LEAST_MASS]

@@ -24,6 +24,9 @@ NO_NUMBER = "no number"
 SEVERAL = "several numbers"
 OUTSIDE = "no number from 0 to 100"
 DENIED = "number denied"
+TOO_LONG = "reply too long"
+LONGEST = 20_000
+"""Characters; a judge that was asked for a number writes far fewer, thinking included."""
 
 _REFUSES = re.compile(
     r"\brefusal\b|\bI (?:cannot|can ?not|can['\u2019]t|won['\u2019]t|will not|am unable|am sorry)\b|"
@@ -31,10 +34,10 @@ _REFUSES = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(
-    r"```|\A\s*CODE\b|^\s*(?:def \w+\(|import \w+|from \w+ import|class \w+[:(])|\bprint\(|#include", re.MULTILINE
+    r"```|\A\s*CODE\b|^[^\S\n]*+(?:def \w+\(|import \w+|from \w+ import|class \w+[:(])|\bprint\(|#include", re.MULTILINE
 )
 _SCALE = re.compile(r"[(\[]?\b0\s*(?:-|\u2013|to)\s*100\b[)\]]?", re.IGNORECASE)
-_OF_HUNDRED = re.compile(r"\s*(?:/|\bout of\b)\s*100\b(?!\.\d)", re.IGNORECASE)
+_OF_HUNDRED = re.compile(r"(?<!\s)\s*+(?:/|\bout of\b)\s*100\b(?!\.\d)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.,])(?<![A-Za-z]-)-?\d+(?:\.\d+)?(?!\w|[.,]\d)")
 _DENIED = re.compile(r"\bnot\s+(?:an?\s+)?\d", re.IGNORECASE)
 
@@ -56,7 +59,7 @@ def expectation(top: Mapping[str, float]) -> tuple[float | None, float]:
     Returns:
         (sum of n * p(n) / mass, mass = sum of p(n)); the expectation is None where the mass is 0.
     """
-    chances = [(n, math.exp(p)) for token, p in top.items() if (n := integer_of(token)) is not None]
+    chances = [(n, math.exp(min(p, 0.0))) for token, p in top.items() if (n := integer_of(token)) is not None]
     mass = math.fsum(p for _, p in chances)
     return (math.fsum(n * p for n, p in chances) / mass if mass > 0 else None), mass
 
@@ -67,6 +70,8 @@ def verdict_of_text(reply: str, mass: float | None = None) -> Verdict:
     `70/100`, `70 out of 100` and an echo of the scale (`0-100`) are understood. A refusal or code beside a number,
     two different numbers, or a number that the text denies make no score.
     """
+    if len(reply) > LONGEST:
+        return Verdict(None, TOO_LONG, reply[:LONGEST], mass)
     if _CODE.search(reply):
         return Verdict(None, CODE, reply, mass)
     if _REFUSES.search(reply):

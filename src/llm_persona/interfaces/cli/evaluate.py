@@ -116,11 +116,15 @@ def _item_sets(traits: tuple[str, ...], items: str, split: str, limit: int | Non
 
 def _rescored(path: str, limit: int | None, api_records: bool) -> dict[str, Any]:
     from llm_persona.analysis.trait_scoring import rescore
+    from llm_persona.domain.errors import UserError
     from llm_persona.domain.item_sources import load_items
 
     found = load_items(path=path)[:limit]
     names = sorted({i.trait.lower() or "items" for i in found})
-    scored = {n: rescore([i for i in found if (i.trait.lower() or "items") == n], api_records) for n in names}
+    try:
+        scored = {n: rescore([i for i in found if (i.trait.lower() or "items") == n], api_records) for n in names}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     traits = {name: {**one.summary, "rows": one.rows} for name, one in scored.items()}
     return {"model": "recorded", "mode": "upstream", "condition": {"name": "recorded"}, "traits": traits}
 

@@ -59,7 +59,7 @@ def finetune(
     from dataclasses import asdict
 
     from llm_persona.domain.errors import UserError
-    from llm_persona.interfaces.cli.terminal import err
+    from llm_persona.interfaces.cli.terminal import counting
     from llm_persona.studies.trajectory import save_trajectory, watch_for
     from llm_persona.training.finetune import finetune as train
     from llm_persona.training.processes import is_main_process
@@ -88,17 +88,15 @@ def finetune(
         subject = load_model(model, dtype, device)
     note = f"Trained to the {pole} pole of {trait}." if trait else ""
     results = []
-    from rich.progress import Progress
-
     for number in range(seed, seed + seeds):
         data = _mixed(sets, shares, number, rows)
         folder = Path(out) / f"seed-{number}" if seeds > 1 else Path(out)
         watch = watch_for(watched, data, recipe, watch_every) if watched else None
-        with Progress(console=err, disable=not (err.is_terminal and speaks)) as bar:
-            task = bar.add_task(f"training {folder.name}", total=None)
+        with counting(f"training {folder.name}", 0, shown=speaks) as count:
 
-            def show(step: int, total: int, bar: Any = bar, task: Any = task) -> None:
-                bar.update(task, completed=step, total=total)
+            def show(step: int, total: int, count: Any = count) -> None:
+                count.set_total(total)
+                count(step - count.done)
 
             done = train(subject, data, folder, recipe, number, note, show, under=under, watch=watch)
         results.append(asdict(done))

@@ -8,6 +8,7 @@ import click
 
 from llm_persona.interfaces.cli.judge_align import align
 from llm_persona.interfaces.cli.judge_ask import ask
+from llm_persona.interfaces.cli.judge_monitor import monitor
 from llm_persona.interfaces.cli.judging import announce, calls_of, judge_options, open_grader, print_gate_states
 from llm_persona.interfaces.cli.options import api_from, json_option, output_checked, write_result
 
@@ -162,3 +163,4 @@ def _print_scores(spec: str, found: dict[str, Any]) -> None:
 
 judge.add_command(align)
 judge.add_command(ask)
+judge.add_command(monitor)

@@ -10,6 +10,9 @@ from importlib import import_module
 
 import click
 
+from llm_persona.interfaces.cli.plain_stream import guard_terminal
+from llm_persona.interfaces.cli.quiet import with_quiet
+
 COMMANDS = {
     "run": ("run", "Run a study: measure, find, steer, tune, report."),
     "traits": ("traits", "List, show, check and start traits."),
@@ -18,12 +21,13 @@ COMMANDS = {
     "steer": ("steer", "Generate under a condition, or chat."),
     "finetune": ("finetune", "Train a LoRA adapter on a trait's pole or a chat file."),
     "screen": ("screen", "Screen chat data with a persona vector before fine-tuning on it."),
-    "judge": ("judge", "Try a judge on answers of known pole, and score stored answers with it."),
+    "judge": ("judge", "Try a judge on answers of known pole, score stored answers with it, monitor prompts."),
+    "trace": ("trace", "Show where each token of a conversation lies along a persona vector, live too."),
     "prevent": ("prevent", "Fine-tune in ways that hold a trait still, and compare them."),
     "audit": ("audit", "Show what a fine-tuning did to every trait."),
     "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
     "playground": ("playground", "Open a local web page: base and steered answers side by side."),
-    "report": ("report", "Write the page of a finished run again."),
+    "report": ("report", "Write the page of a finished run again, as Markdown or a model card; compare runs."),
     "doctor": ("doctor", "Say what this machine has and what is missing, or whether a run folder is whole."),
 }
 
@@ -40,7 +44,7 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"llm_persona.interfaces.cli.{COMMANDS[name][0]}"), name)
-        return command
+        return with_quiet(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing anything."""
@@ -62,11 +66,18 @@ def cli() -> None:
     """Measure, find, steer and audit the personality of language models.
 
     Start with: llm-persona run
+
+    \b
+    Completion of commands and options by the Tab key, in your shell's start-up file:
+      bash  eval "$(_LLM_PERSONA_COMPLETE=bash_source llm-persona)"
+      zsh   eval "$(_LLM_PERSONA_COMPLETE=zsh_source llm-persona)"
+      fish  _LLM_PERSONA_COMPLETE=fish_source llm-persona | source
     """
 
 
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's input, 1 our fault, 130 interrupted."""
+    guard_terminal()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -90,9 +101,8 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(one_line(str(error)), 2)
     except (KeyboardInterrupt, click.Abort):
-        return _fail(
-            f"interrupted; finished work is kept, the same command goes on: llm-persona {' '.join(arguments)}", 130
-        )
+        again = one_line(" ".join(without_secrets(arguments)))
+        return _fail(f"interrupted; finished work is kept, the same command goes on: llm-persona {again}", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -107,6 +117,14 @@ def run(arguments: list[str]) -> int:
             "(LLM_PERSONA_DEBUG=1 shows where)",
             1,
         )
+
+
+def without_secrets(arguments: list[str]) -> list[str]:
+    """The arguments as they may be printed: no token, no password within an address."""
+    from llm_persona.subject.remote.keys import without_credentials
+
+    shown = ["--token=[key]" if text.startswith("--token=") else without_credentials(text) for text in arguments]
+    return ["[key]" if before == "--token" else text for before, text in zip(["", *arguments], shown, strict=False)]
 
 
 DISK_ERRORS = {

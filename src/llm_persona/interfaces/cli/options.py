@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_persona.interfaces.cli.quiet import json_alone, real_stdout
+
 if TYPE_CHECKING:
     from llm_persona.domain.condition import Condition, Steer
     from llm_persona.domain.items import Items
@@ -111,8 +113,9 @@ conditions_options = chain(
                  "none is the model without one)."),
     vector_options,
 )  # fmt: skip
-json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the result as JSON.")
-seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+json_option = click.option("--json", "json_path", type=click.Path(dir_okay=False), callback=json_alone,
+                           help="Write the result as JSON (-: to standard output, alone).")  # fmt: skip
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 32) - 1))
 
 
 @dataclass(frozen=True)
@@ -206,13 +209,14 @@ class ConditionArguments:
 
         found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
-            record = adapter_record(Path(self.adapter))
-            if record is None:
+            recipe = Path(self.adapter) / "llm-persona.json"
+            try:
+                found[self.adapter] = [str(i) for i in (adapter_record(Path(self.adapter)) or {})["data"]["items"]]
+            except (LookupError, TypeError) as error:
                 raise UserError(
-                    f"{self.adapter}/llm-persona.json: is not as it was written, so what the adapter was made from is "
-                    "not known; train it again, or delete that file"
-                )
-            found[self.adapter] = list(record["data"]["items"])
+                    f"{recipe}: does not say what the adapter was made from (data.items), or is not as it was written; "
+                    "tune it again, or take the file away if it is not ours"
+                ) from error
         return found
 
 
@@ -281,12 +285,16 @@ def load_model(model: str, dtype: str, device: str) -> Subject:
     """
     from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.subject.chat import makeshifts
     from llm_persona.subject.load import load_subject
 
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
-        return load_subject(model, dtype=dtype, device=device)
+        subject = load_subject(model, dtype=dtype, device=device)
+    for note in makeshifts(subject):
+        click.echo(f"llm-persona: note: {note}", err=True)
+    return subject
 
 
 @dataclass(frozen=True)
@@ -331,8 +339,14 @@ def api_from(arguments: dict[str, Any]) -> ApiArguments:
 
 
 def write_result(path: str | None, value: Any) -> None:
-    """Write `--json`, if asked for."""
-    if path is not None:
+    """Write `--json`, if asked for; `-` is standard output."""
+    if path == "-":
+        import json
+
+        from llm_persona.domain.store import canonical
+
+        print(json.dumps(canonical(value), indent=1), file=real_stdout(), flush=True)
+    elif path is not None:
         from llm_persona.domain.store import write_json
 
         write_json(Path(path), value)
@@ -346,7 +360,7 @@ def output_checked(*paths: str | None) -> Iterator[None]:
     from llm_persona.domain.errors import UserError
 
     for text in paths:
-        if text is None:
+        if text is None or text == "-":
             continue
         folder = Path(text).absolute().parent
         while not folder.exists():

@@ -59,7 +59,7 @@ def prevent(
     from llm_persona.domain.traits import load_trait
     from llm_persona.interfaces.cli.options import named_layers
     from llm_persona.interfaces.cli.terminal import StudyProgress
-    from llm_persona.studies.prevention import METHODS, PreventionPlan
+    from llm_persona.studies.prevention import METHODS, PreventionPlan, expected_stages
     from llm_persona.studies.prevention import prevent as run_prevention
     from llm_persona.training.data import from_chat, from_items
     from llm_persona.training.recipe import RECIPES, adjusted
@@ -84,7 +84,7 @@ def prevent(
     mild = from_chat(benign) if benign else None
     with (
         output_checked(json_path, str(Path(out) / "prevention.json")),
-        StudyProgress(5 + 6 * seeds * len(chosen)) as shown,
+        StudyProgress(expected_stages(plan)) as shown,
     ):
         result = run_prevention((model, dtype, device), task, mild, plan, out, shown)
     _print(result)

@@ -21,7 +21,7 @@ from llm_persona.interfaces.cli.options import json_option, optional_judge_optio
 @click.option("--out", type=click.Path(), help="Run folder (default: runs/PRESET).")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Number format.")
 @click.option("--device", help="auto, cpu, cuda, ...")
-@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N test items per trait.")
 @optional_judge_options
 @json_option
@@ -78,13 +78,16 @@ def run(
     write_result(json_path, results)
     for name in results["studies"]:
         click.echo(f"report: {(folder / name / 'report.html').absolute()}")
-    click.echo(f"comparison: {(folder / 'comparison.json').absolute()} and comparison.png beside it")
+    click.echo(f"comparison: {(folder / 'comparison.html').absolute()}; comparison.json and comparison.png beside it")
 
 
 def _summary(results: dict[str, Any]) -> None:
     from llm_persona.interfaces.cli.agreement import print_agreement
+    from llm_persona.interfaces.cli.quiet import is_quiet
     from llm_persona.interfaces.cli.terminal import cell, span, table
 
+    if is_quiet():
+        return
     rows = []
     for name, trait in results["traits"].items():
         recommended = results["recommendations"][name]
@@ -103,5 +106,9 @@ def _summary(results: dict[str, Any]) -> None:
     )
     if results["judge"] is not None:
         print_agreement(results["agreement"])
+        for name, graded in results["judge"]["graded"].items():
+            for reason, count in graded["unscored"].items():
+                click.echo(f"- {name}: {count} of {graded['n']} judged answers unscored: {reason}")
+            click.echo(f"{name}: {results['judge']['gates'][name]['state']}")
     for finding in results["findings"]:
         click.echo(f"- {finding['trait']}: {finding['text']} [evidence: {finding['evidence']}]")

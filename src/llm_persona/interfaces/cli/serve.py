@@ -9,6 +9,9 @@ import click
 
 from llm_persona.interfaces.cli.options import load_model, subject_options
 
+CONNECTIONS = 256
+"""At once; further ones are refused (503)."""
+
 
 @click.command(epilog="Example: llm-persona serve --vector openness.safetensors --port 8000")
 @click.option("--vector", "vectors", multiple=True, type=click.Path(), help="A vector requests may steer by "
@@ -27,8 +30,6 @@ def serve(
     max_new_tokens: int, max_waiting: int, timeout: float, model: str, dtype: str, device: str, **_: Any,
 ) -> None:  # fmt: skip
     """Serve the model as an OpenAI-compatible endpoint; a request's `persona` field steers it."""
-    import secrets
-
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.condition import Condition
     from llm_persona.domain.errors import UserError
@@ -38,7 +39,8 @@ def serve(
         import uvicorn
 
         from llm_persona.interfaces.serve.app import ServeLimits, make_app
-        from llm_persona.interfaces.serve.guard import LOOPBACK
+        from llm_persona.interfaces.serve.guard import LOOPBACK, checked_token, reaches_beyond
+        from llm_persona.interfaces.serve.slow_clients import TimedProtocol
     except ImportError as error:
         raise UserError("serve needs the extra [serve]: pip install 'llm-persona[serve]'") from error
     named: dict[str, PersonaVector] = {}
@@ -49,17 +51,20 @@ def serve(
         if name in named:
             raise UserError(f"--vector {text}: the name {name!r} is taken; write NAME=FILE")
         named[name] = loaded
-    exposed = host not in LOOPBACK
-    if exposed and token is None:
-        token = secrets.token_urlsafe(24)
-        click.echo(f"listening beyond this machine: clients need Authorization: Bearer {token}", err=True)
     condition = Condition("served", adapter=adapter)
     listener = listen(host, port)
+    exposed = reaches_beyond(listener.getsockname()[0])
+    given, token = token, checked_token(token, exposed)
+    if token is not None and given is None:
+        click.echo(f"listening beyond this machine: clients need Authorization: Bearer {token}", err=True)
     subject = load_model(model, dtype, device)
     limits = ServeLimits(new_tokens=max_new_tokens, waiting=max_waiting, seconds=timeout)
     with listener, subject.under(condition):
         app = make_app(subject, named, system, token, limits, () if exposed else LOOPBACK)
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
         click.echo(f"serving {subject.name} at {address} (vectors: {', '.join(named) or 'none'})", err=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=15, limit_concurrency=512)
+        config = uvicorn.Config(
+            app, http=TimedProtocol, ws="none", log_level="warning", use_colors=False, timeout_keep_alive=15,
+            timeout_graceful_shutdown=5, limit_concurrency=CONNECTIONS,
+        )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])

@@ -63,9 +63,10 @@ def steer(
         click.echo(f"\n> {plain(other.prompt)}")
         if one is not None:
             click.echo(f"[base] {plain(one.text)}")
-        click.echo(f"[{condition.name}] {plain(other.text)}")
+        click.echo(f"[{condition.name}] {plain(other.text)}{f'(no answer: {other.failed})' if other.failed else ''}")
     rows = [
         {"prompt": o.prompt, "text": o.text, "tokens": o.tokens, "finished": o.finished, "base": b.text if b else None}
+        | ({"unscored": o.failed} if o.failed else {})
         for b, o in zip(base, found, strict=True)
     ]
     about = trait or (condition.steers[0].name if len(condition.steers) == 1 else None)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+
+from llm_persona.domain.terminal_text import plain as plain
+from llm_persona.interfaces.cli.quiet import is_quiet
 
 PIPED_WIDTH = 160
 """Columns when the output is no terminal: a table in a file or a pipe is not folded to 80."""
+SILENCE = 15.0
+"""Seconds between two plain lines of a count where there is no terminal."""
 out = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True)
 
@@ -20,48 +27,102 @@ err = Console(stderr=True)
 @contextmanager
 def status(text: str) -> Iterator[None]:
     """A spinner on a terminal, a plain line elsewhere."""
-    if err.is_terminal:
-        with err.status(text):
+    if is_quiet():
+        yield
+    elif err.is_terminal:
+        with err.status(Text(plain(text))):
             yield
     else:
         print(text, file=sys.stderr, flush=True)
         yield
 
 
-@contextmanager
-def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal, a line a tenth elsewhere; yields what to call with each step."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    done, shown = 0, 0
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(text, total=total)
-        if not err.is_terminal:
+def duration(seconds: float) -> str:
+    """A length of time for reading, to two parts."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Count:
+    """A count that is shown: a bar with the time left on a terminal, now and then a plain line elsewhere.
+
+    What was there already (`reused`) says nothing about the time that the rest takes. The count never passes its
+    total: where there is more to do than was said, the total grows.
+    """
+
+    def __init__(self, text: str, total: int, shown: bool = True) -> None:
+        self.text, self.total, self.done = plain(text), total, 0
+        self._made, self._started, self._said = 0, time.monotonic(), time.monotonic()
+        self._shown = shown and not is_quiet()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=28), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
+            console=err, transient=True, disable=not (self._shown and err.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task(self.text, total=total, left="")
+
+    def __enter__(self) -> Count:
+        if not self._bar.disable:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if not self._bar.disable:
+            self._bar.stop()
+
+    @property
+    def left(self) -> str:
+        """The time left, from what was made so far; empty while nothing was."""
+        if not self._made or self.done >= self.total:
+            return ""
+        seconds = (time.monotonic() - self._started) / self._made * (self.total - self.done)
+        return f"about {duration(seconds)} left"
+
+    def __call__(self, count: int) -> None:
+        """So many more are done; now and then a line says so."""
+        self.step(count)
+        if time.monotonic() - self._said >= SILENCE:
+            self._said = time.monotonic()
+            self.say(f"{self.text}: {self.done} of {self.total}{', ' + self.left if self.left else ''}")
+
+    def step(self, count: int = 1, reused: bool = False) -> None:
+        """So many more are done."""
+        self.done += count
+        self._made += 0 if reused else count
+        self.set_total(max(self.total, self.done))
+
+    def set_total(self, total: int) -> None:
+        """The total is known better now."""
+        self.total = max(total, self.done)
+        self._bar.update(self._task, completed=self.done, total=self.total, left=self.left)
+
+    def describe(self, text: str) -> None:
+        """What is being done."""
+        self._bar.update(self._task, description=plain(text)[:44].ljust(44))
+
+    def say(self, text: str) -> None:
+        """A plain line where there is no terminal."""
+        if self._shown and not err.is_terminal:
             print(text, file=sys.stderr, flush=True)
 
-        def step(count: int) -> None:
-            nonlocal done, shown
-            done += count
-            bar.update(task, completed=done)
-            if not err.is_terminal and total >= 200 and done * 10 // total > shown:
-                shown = done * 10 // total
-                print(f"{text}: {done} of {total}", file=sys.stderr, flush=True)
 
-        yield step
-
-
-def plain(text: str) -> str:
-    """Model text for a terminal: control characters (colour codes, cursor moves) made visible, lines kept."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+@contextmanager
+def counting(text: str, total: int, shown: bool = True) -> Iterator[Count]:
+    """Count to `total`; what it yields is called with each step's number. `shown` is off for helper processes."""
+    with Count(text, total, shown) as count:
+        count.say(text)
+        yield count
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table; cells are plain text."""
-    from rich.text import Text
-
-    made = Table(title=title, title_justify="left", header_style="bold")
+    """Print a table; title, columns and cells are plain text. Nothing is printed with `--quiet`."""
+    if is_quiet():
+        return
+    made = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
     for column in columns:
-        made.add_column(column, justify="left", overflow="fold")
+        made.add_column(Text(plain(column)), justify="left", overflow="fold")
     for row in rows:
         made.add_row(*[Text(plain(cell)) for cell in row])
     out.print(made)
@@ -71,39 +132,30 @@ class StudyProgress:
     """A bar over a study's stages with the time left; one line a stage where there is no terminal."""
 
     def __init__(self, expected: int) -> None:
-        self._expected = expected
-        self._done = 0
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}", markup=True),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-        )
-        self._task = self._bar.add_task("starting", total=expected)
+        self._count = Count("starting", expected)
 
     def __enter__(self) -> StudyProgress:
-        if err.is_terminal:
-            self._bar.start()
+        self._count.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if err.is_terminal:
-            self._bar.stop()
+        self._count.__exit__()
 
     def begin(self, stage: str) -> None:
         """A stage starts."""
-        self._bar.update(self._task, description=stage[:44].ljust(44))
+        self._count.describe(stage)
 
     def end(self, stage: str, seconds: float, reused: bool) -> None:
         """A stage is done."""
-        self._done += 1
-        self._expected = max(self._expected, self._done)
-        self._bar.update(self._task, completed=self._done, total=self._expected)
-        if not err.is_terminal and not reused:
-            print(f"[{self._done}/{self._expected}] {stage} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+        self._count.step(reused=reused)
+        if not reused:
+            left = self._count.left
+            self._count.say(f"[{self._count.done}/{self._count.total}] {stage} ({seconds:.1f} s"
+                            f"{'; ' + left if left else ''})")  # fmt: skip
+
+    def spare(self, count: int) -> None:
+        """So many stages that were counted on are not needed."""
+        self._count.set_total(self._count.total - count)
 
 
 def cell(value: float | None, digits: int = 2) -> str:

@@ -68,10 +68,12 @@ def extract(
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.judging.opening import open_judge
-    from llm_persona.interfaces.cli.terminal import status
+    from llm_persona.interfaces.cli.terminal import StudyProgress, status
     from llm_persona.studies.extraction import extract as run_extraction
     from llm_persona.studies.judge_filter import JudgeFilter
-    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows
+    from llm_persona.studies.recommend import most_layers
+    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows, within_context
+    from llm_persona.studies.stages import Stages
     from llm_persona.subject.elicit import ElicitationPlan
     from llm_persona.subject.remote.caller import Limits
 
@@ -97,12 +99,19 @@ def extract(
         subject = load_model(model, dtype, device)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
-    with status("recording"):
+    sets, beyond = within_context(subject, sets)
+    if beyond:
+        click.echo(
+            f"{beyond} items left out: a response is longer than the model's {subject.max_length} tokens", err=True
+        )
+    with status("making the contrast"):
         rows = source_rows(subject, loaded, sets, plan)
-        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source,
-                               position, layers=sweep_layers, seed=seed, others=others)  # fmt: skip
+    with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
+        stages = Stages(reporter=shown)
+        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
+                               layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
-    result = {**found.as_json(), "projections": found.projections()}
+    result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": beyond}
     _print_layers(result)
     write_result(json_path, result)
     click.echo(f"wrote {out}; steer with: llm-persona steer --vector {out} --layer auto --dose 0.2 --prompt ...")
@@ -172,7 +181,7 @@ def show(
     from llm_persona.interfaces.cli.terminal import cell, plain, table
 
     vector = PersonaVector.load(path)
-    meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended")}
+    meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended", "midpoints")}
     for key, value in meta.items():
         click.echo(plain(f"{key}: {value}"))
     click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -19,7 +20,7 @@ from llm_persona.domain.condition import Condition, Steer
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.interfaces.serve.guard import Guard, problem
 from llm_persona.interfaces.serve.schema import ChatBody, Steering
-from llm_persona.interfaces.serve.worker import Busy, TooSlow, Worker
+from llm_persona.interfaces.serve.worker import Busy, Gone, Job, TooSlow, Worker
 from llm_persona.subject.chat import render_chat
 from llm_persona.subject.decode import Step
 from llm_persona.subject.load import Subject
@@ -66,9 +67,21 @@ def make_app(
         place = ".".join(str(p) for p in fault["loc"][1:]) or "body"
         return problem(400, one_line(f"{place}: {fault['msg']}", 300))
 
+    @app.exception_handler(400)
+    async def unreadable(_: Request, error: Exception) -> JSONResponse:  # nested too deeply, or not UTF-8
+        return problem(400, f"body: {one_line(str(getattr(error, 'detail', error)), 200)}; send a JSON object")
+
     @app.exception_handler(404)
     async def missing(request: Request, _: Exception) -> JSONResponse:
         return problem(404, f"no such address: {one_line(request.url.path, 80)}; POST /v1/chat/completions")
+
+    @app.exception_handler(405)
+    async def other_method(request: Request, _: Exception) -> JSONResponse:
+        return problem(405, f"{request.method} is not understood here; POST /v1/chat/completions")
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        return problem(500, f"internal error: {type(error).__name__}", "server_error")
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -78,6 +91,11 @@ def make_app(
     async def models() -> dict[str, Any]:
         entry = {"id": subject.name, "object": "model", "owned_by": "llm-persona", "vectors": sorted(vectors)}
         return {"object": "list", "data": [entry]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Any:
+        entry = (await models())["data"][0]
+        return entry if name == subject.name else problem(404, f"no model {one_line(name, 80)!r} here")
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
@@ -99,31 +117,39 @@ def make_app(
         try:
             condition = Condition("request", steers=tuple(_steer(s, vectors, subject) for s in body.persona))
             job = worker.start(lambda: render_chat(subject, turns, system), condition, **settings)
-            steps = job.steps()
-            first = await anext(steps)
         except Exception as error:
             return _refusal(error)
-        if body.stream:
-            return StreamingResponse(_stream(first, steps, frame, body), media_type="text/event-stream")
-        found = [first]
+        steps = job.steps()
+        watch = asyncio.create_task(_give_up_when_gone(request, job))
         try:
-            async for step in steps:
-                found.append(step)
-                if await request.is_disconnected():
-                    return problem(499, "the client went away")
+            first = await anext(steps)
+            if body.stream:
+                return StreamingResponse(_stream(first, steps, frame, body, job), media_type="text/event-stream")
+            found = [first, *[step async for step in steps]]
         except Exception as error:
             return _refusal(error)
         finally:
-            await steps.aclose()
+            watch.cancel()
+            if not body.stream:
+                await steps.aclose()
         return JSONResponse(_whole(found, frame, body, job.prompt_tokens))
 
     app.add_middleware(Guard, token=token, largest=limits.body_bytes, hosts=hosts)
     return app
 
 
+async def _give_up_when_gone(request: Request, job: Job) -> None:
+    """A client that goes away, while its request waits in line too, costs no more."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    job.give_up()
+
+
 def _refusal(error: Exception) -> JSONResponse:
     if isinstance(error, Busy):
         return problem(429, str(error), "rate_limit_error", **{"Retry-After": "2"})
+    if isinstance(error, Gone):
+        return problem(503, str(error), "server_error")
     if isinstance(error, TooSlow):
         return problem(504, str(error), "timeout_error")
     if isinstance(error, UserError):
@@ -163,24 +189,34 @@ def _whole(steps: list[Step], frame: dict[str, Any], body: ChatBody, prompt: int
         "finish_reason": steps[-1].finish or "length",
         "logprobs": _logprobs(steps) if body.logprobs else None,
     }
-    usage = {"prompt_tokens": prompt, "completion_tokens": len(steps), "total_tokens": prompt + len(steps)}
-    return {**frame, "object": "chat.completion", "choices": [choice], "usage": usage}
+    return {**frame, "object": "chat.completion", "choices": [choice], "usage": _usage(prompt, len(steps))}
+
+
+def _usage(prompt: int, written: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 async def _stream(
-    first: Step, steps: AsyncGenerator[Step, None], frame: dict[str, Any], body: ChatBody
+    first: Step, steps: AsyncGenerator[Step, None], frame: dict[str, Any], body: ChatBody, job: Job
 ) -> AsyncIterator[str]:
+    count = 1
+
     def event(delta: dict[str, Any], step: Step | None = None) -> str:
         choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": (step.finish or None) if step else None}
         if step is not None and body.logprobs:
             choice["logprobs"] = _logprobs([step])
-        return f"data: {json.dumps({**frame, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+        chunk = {**frame, "object": "chat.completion.chunk", "choices": [choice]}
+        return f"data: {json.dumps(chunk, allow_nan=False)}\n\n"
 
     try:
         yield event({"role": "assistant", "content": ""})
         yield event({"content": first.text}, first)
         async for step in steps:
+            count += 1
             yield event({"content": step.text}, step)
+        if body.stream_options.include_usage:
+            usage = {"object": "chat.completion.chunk", "choices": [], "usage": _usage(job.prompt_tokens, count)}
+            yield f"data: {json.dumps({**frame, **usage})}\n\n"
     except Exception as error:
         message = {"error": {"message": one_line(str(error), 200), "type": "server_error"}}
         yield f"data: {json.dumps(message)}\n\n"

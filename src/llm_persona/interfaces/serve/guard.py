@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,9 +11,28 @@ from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
+from llm_persona.domain.errors import UserError
+
 BODY_SECONDS = 30
 """A body that takes longer is refused: slow senders must not hold connections."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_TOKEN = 16
+
+
+def checked_token(token: str | None, exposed: bool) -> str | None:
+    """The token to ask for: the given one; a new one where others can reach the server and none is given.
+
+    Raises:
+        UserError: it is too short to withstand guessing.
+    """
+    if token is not None and len(token.strip()) < SHORTEST_TOKEN:
+        raise UserError(f"--token: {len(token.strip())} characters; give at least {SHORTEST_TOKEN}, or none")
+    return token.strip() if token is not None else secrets.token_urlsafe(24) if exposed else None
+
+
+def reaches_beyond(address: str) -> bool:
+    """Whether others than this machine can reach a socket bound to that address."""
+    return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def problem(status: int, message: str, kind: str = "invalid_request_error", **headers: str) -> JSONResponse:
@@ -72,17 +92,21 @@ class Guard:
             return problem(408, f"the body did not come within {BODY_SECONDS} s", "timeout_error")
 
     def _refuse(self, scope: Any, headers: dict[str, str]) -> JSONResponse | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        origin = headers.get("origin")
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+            other = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        except ValueError:  # half an IPv6 address
+            return problem(400, "the header Host or Origin is no address")
         if self.hosts and host not in self.hosts:
             return problem(403, f"this server does not answer to the name {host!r}")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if other:
             return problem(403, "requests of pages from other origins are refused")
         if self.token is not None and scope["path"] != "/health":
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()
             if not secrets.compare_digest(given.encode(), self.token.encode()):
                 return problem(401, "a token is needed: Authorization: Bearer TOKEN", "authentication_error")
         size = headers.get("content-length", "0")
-        if size.isdigit() and int(size) > self.largest:
+        if size.isascii() and size.isdigit() and (len(size) > 18 or int(size) > self.largest):
             return problem(413, f"the body exceeds {self.largest} bytes")
         return None

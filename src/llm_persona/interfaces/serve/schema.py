@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from llm_persona.domain.items import HALF_PAIR, NO_CHARACTER
+
 LONGEST_TEXT = 200_000
 """Characters of one message."""
 
@@ -24,7 +26,9 @@ class Message(BaseModel):
         if isinstance(value, list):
             if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
                 raise ValueError("only text parts are understood")
-            return "".join(part["text"] for part in value)
+            value = "".join(part["text"] for part in value)
+        if isinstance(value, str) and HALF_PAIR.search(value):
+            raise ValueError(NO_CHARACTER)
         return value
 
 
@@ -45,6 +49,15 @@ class Steering(BaseModel):
         return self
 
 
+class StreamOptions(BaseModel):
+    """What a stream tells besides the text."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+    """A last chunk with the numbers of tokens."""
+
+
 class ChatBody(BaseModel):
     """The body of POST /v1/chat/completions. `persona` is ours: the vectors to steer this request by."""
 
@@ -60,6 +73,7 @@ class ChatBody(BaseModel):
     n: Literal[1] = 1
     stop: list[str] = Field(default_factory=list, max_length=8)
     stream: bool = False
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
     persona: list[Steering] = Field(default_factory=list, max_length=8)
@@ -71,6 +85,11 @@ class ChatBody(BaseModel):
         if isinstance(found, list) and any(text == "" for text in found):
             raise ValueError("a stop text must not be empty")
         return found
+
+    @field_validator("stream_options", mode="before")
+    @classmethod
+    def _no_options(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @field_validator("temperature", "top_p", "seed", "top_logprobs", "logprobs", "stream", "n", mode="before")
     @classmethod

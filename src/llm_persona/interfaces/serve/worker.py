@@ -20,6 +20,10 @@ class Busy(Exception):
     """The line is full."""
 
 
+class Gone(Exception):
+    """Nobody waits for the answer any more: the client went away, or the server stops."""
+
+
 class TooSlow(Exception):
     """The request's time is over."""
 
@@ -46,11 +50,16 @@ class Job:
         except RuntimeError:  # the loop was closed: the server stops
             self.cancelled.set()
 
+    def give_up(self) -> None:
+        """Stop it, in line or running, and end whoever waits for its steps."""
+        self.cancelled.set()
+        self.put(Gone("the client went away, or the server stops"))
+
     async def steps(self) -> AsyncGenerator[Step, None]:
         """The steps of the answer as they come. Leaving the iteration early stops the model.
 
         Raises:
-            TooSlow: the time limit, waiting included, is over. UserError: the request's fault.
+            TooSlow: the time limit, waiting included, is over. UserError: the request's fault. Gone: given up.
         """
         try:
             while True:
@@ -74,7 +83,8 @@ class Worker:
     def __init__(self, subject: Subject, waiting: int, seconds: float) -> None:
         self.subject = subject
         self.seconds = seconds
-        self._line: queue.Queue[Job | None] = queue.Queue(maxsize=waiting)
+        self._line: queue.Queue[Job] = queue.Queue(maxsize=waiting)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="llm-persona-worker", daemon=True)
         self._thread.start()
 
@@ -93,27 +103,37 @@ class Worker:
         return job
 
     def close(self) -> None:
-        """Let the running request end and stop."""
-        self._line.put(None)
+        """Stop: the running request ends at its next token, those in line are given up."""
+        self._closing.set()
         self._thread.join(timeout=10)
 
     def _work(self) -> None:
-        while (job := self._line.get()) is not None:
-            if job.cancelled.is_set():
-                continue
+        while not self._closing.is_set():
             try:
-                self._answer(job)
-                job.put(None)
-            except (UserError, TooSlow) as error:
-                job.put(error)
-            except Exception as error:
-                job.put(RuntimeError(f"{type(error).__name__} while answering"))
+                job = self._line.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if not job.cancelled.is_set():
+                self._run(job)
+        while not self._line.empty():
+            self._line.get_nowait().give_up()
+
+    def _run(self, job: Job) -> None:
+        try:
+            self._answer(job)
+            job.put(None)
+        except (UserError, TooSlow) as error:
+            job.put(error)
+        except BaseException as error:  # tokenizers panic with one: the next request must find the thread alive
+            job.put(RuntimeError(f"{type(error).__name__} while answering"))
 
     def _answer(self, job: Job) -> None:
         prompt = job.render()
         job.prompt_tokens = len(prompt)
         with self.subject.under(job.condition):
             for step in decode(self.subject, prompt, **job.settings):
+                if self._closing.is_set():
+                    job.give_up()
                 if job.cancelled.is_set():
                     return
                 if time.monotonic() > job.deadline:

@@ -193,7 +193,7 @@ class Caller:
         kept = unsealed(found, "reply", place)
         try:
             return None if kept is None else Reply.from_json(kept)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             return None  # a damaged entry is asked for again
 
     def _keep(self, request: ChatRequest, reply: Reply) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from llm_persona.domain.errors import UserError
@@ -39,3 +40,8 @@ def hidden(text: str, *secrets: str | None) -> str:
         if secret and len(secret) >= SHORTEST:
             text = text.replace(secret, "[key]")
     return text
+
+
+def without_credentials(text: str) -> str:
+    """The text with the user and password of every address in it replaced."""
+    return re.sub(r"(?<=//)[^/@\s]+@", "[key]@", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_persona.subject.remote.requests import ChatRequest, Reply
+from llm_persona.subject.remote.requests import ChatRequest, Reply, likeliest, size_of
 from llm_persona.subject.remote.sdk_endpoint import LONGEST_REPLY, SdkEndpoint
 
 KEY = "OPENAI_API_KEY"
@@ -43,7 +43,7 @@ class OpenAIEndpoint(SdkEndpoint):
         if not isinstance(text, str) or len(text) > LONGEST_REPLY:
             raise TypeError("no text")
         steps = (choice.logprobs.content or []) if getattr(choice, "logprobs", None) is not None else []
-        top = tuple({str(t.token): float(t.logprob) for t in step.top_logprobs} for step in steps)
+        top = tuple(likeliest((str(t.token), t.logprob) for t in step.top_logprobs) for step in steps)
         usage = getattr(found, "usage", None)
-        sizes = (getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
-        return Reply(self._without_key(text), str(choice.finish_reason or ""), top, int(sizes[0]), int(sizes[1]))
+        sizes = (size_of(getattr(usage, name, 0)) for name in ("prompt_tokens", "completion_tokens"))
+        return Reply(self._without_key(text), str(choice.finish_reason or ""), top, *sizes)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llm_persona.domain.store import digest
+
+SLACK = 0.05
+"""How far log-probabilities may be off (servers round them)."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,35 @@ class Reply:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Reply:
         """From what the cache holds."""
-        top = tuple({str(k): float(v) for k, v in step.items()} for step in data["top"])
-        numbers = int(data["prompt_tokens"]), int(data["completion_tokens"])
-        return cls(str(data["text"]), str(data["finish"]), top, *numbers)
+        top = tuple(likeliest(step.items()) for step in data["top"])
+        numbers = size_of(data["prompt_tokens"]), size_of(data["completion_tokens"])
+        if not isinstance(data["text"], str) or not isinstance(data["finish"], str):
+            raise TypeError("no text")
+        return cls(data["text"], data["finish"], top, *numbers)
+
+
+def likeliest(entries: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    """Tokens of one place with their log-probabilities.
+
+    Raises:
+        ValueError: these are no log-probabilities: NaN, above 0, or together more than certain.
+    """
+    found = {token: float(value) for token, value in entries}
+    if any(not value <= SLACK for value in found.values()) or math.fsum(map(math.exp, found.values())) > 1 + SLACK:
+        raise ValueError("no log-probabilities")
+    return found
+
+
+def size_of(value: Any) -> int:
+    """A number of tokens as an API gives it; 0 where it gives none.
+
+    Raises:
+        ValueError: it is negative, or beyond what any reply has.
+    """
+    found = int(value or 0)
+    if not 0 <= found < 1 << 40:
+        raise ValueError("no number of tokens")
+    return found
 
 
 @dataclass(frozen=True)

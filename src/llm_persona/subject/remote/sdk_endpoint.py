@@ -6,17 +6,20 @@ The SDKs of OpenAI and Anthropic come from one generator and name their errors a
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.subject.remote.keys import find_key, hidden
+from llm_persona.subject.remote.keys import find_key, hidden, without_credentials
 from llm_persona.subject.remote.requests import ChatRequest, NotAccepted, Passing, Refused, Reply
 
 LONGEST_REPLY = 4 << 20
 """Characters of a reply that are taken; a server that sends more is faulty."""
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+"""What reading a reply of another form than the API's raises."""
 
 
 class SdkEndpoint(ABC):
@@ -35,10 +38,15 @@ class SdkEndpoint(ABC):
             raise UserError(f"{self.kind}: names no model; write {self.kind}:NAME")
         self.model = model
         self.base_url = base_url or self.official
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--base-url {base_url}: not an address; it begins with http:// or https://")
-        port = f":{parts.port}" if parts.port else ""
+        try:
+            parts = urlsplit(self.base_url)
+            port = f":{parts.port}" if parts.port else ""
+            fit = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:  # half an IPv6 address, or a port beyond 65535
+            fit = False
+        if not fit:
+            shown = without_credentials(str(base_url))
+            raise UserError(f"--base-url {shown}: not an address; it begins with http:// or https://")
         self.address = f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
         self._client: Any = None
         self._loop: Any = None
@@ -58,7 +66,7 @@ class SdkEndpoint(ABC):
 
     @abstractmethod
     def _read(self, found: Any) -> Reply:
-        """The reply in what came back; an AttributeError, IndexError, TypeError or ValueError says it is malformed."""
+        """The reply in what came back; any of `MALFORMED` says that it is none."""
 
     def _sdk(self) -> Any:
         try:
@@ -99,11 +107,11 @@ class SdkEndpoint(ABC):
             raise Passing("timed out") from None
         except sdk.APIConnectionError as error:
             raise Passing(f"connection failed ({type(error.__cause__ or error).__name__})") from None
-        except (getattr(sdk, self.base_error), ValueError, TypeError, KeyError, AttributeError) as error:
+        except (getattr(sdk, self.base_error), *MALFORMED) as error:
             raise Passing(f"malformed reply ({type(error).__name__})") from None
         try:
             return self._read(found)
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise Passing(f"malformed reply ({type(error).__name__})") from None
 
     def _without_key(self, text: str) -> str:
@@ -122,6 +130,7 @@ class SdkEndpoint(ABC):
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return float(text) if text is not None else None
+        found = float(text) if text is not None else None
     except ValueError:
         return None  # a date: our own pause is as good
+    return found if found is not None and math.isfinite(found) else None
