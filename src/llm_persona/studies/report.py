@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import Damage, UserError, one_line
-from llm_persona.domain.formats import version_in
+from llm_persona.domain.formats import format_of, version_in
 from llm_persona.domain.store import file_digest, read_json, write_text
 from llm_persona.domain.traits import TRAIT_NAME
 from llm_persona.studies.figures import draw_figures, save_figures
 from llm_persona.studies.findings import headline
 from llm_persona.studies.page import render_page
+
+FORMAT = format_of("results")
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder}: holds no results.json; `llm-persona run --out {folder}` finishes a started run")
     results = read_json(path / "results.json")
     if not isinstance(results, dict) or not version_in(results.get("format"), "results", path / "results.json"):
-        raise UserError(f"{path / 'results.json'}: not a run's results; run the study again")
+        raise UserError(f"{path / 'results.json'}: not a results file; run the study again")
     traits = results.get("traits")
     if not isinstance(traits, dict) or not all(re.fullmatch(TRAIT_NAME, name) for name in traits):
         raise UserError(f"{path / 'results.json'}: 'traits' does not map traits to results; run the study again")
