@@ -131,7 +131,7 @@ def test_gates_replies_and_the_model_s_stamp_of_0_1_0_are_read(tmp_path, opennes
 
 
 def test_an_audit_and_an_evaluation_of_0_1_0_are_read(tmp_path):
-    traits = {"openness": {"score": 50.0, "rows": []}}
+    traits = {"openness": {"n": 0, "n_unscored": 0, "score": 50.0, "rows": []}}
     write_json(
         tmp_path / "e.json", {"model": "m", "mode": "likelihood", "condition": {"name": "base"}, "traits": traits}
     )
