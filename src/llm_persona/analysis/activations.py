@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from llm_persona.analysis.tensor_digest import tensor_digest
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import format_of, version_in
 
 BLOCK = 256
 """Rows that are worked on at once: temporary copies must not grow with the number of rows."""
@@ -75,12 +77,15 @@ class Activations:
         from llm_persona.domain.store import appearing
 
         meta = {
-            "format": "llm-persona.activations.1",
+            "format": format_of("activations"),
             "poles": json.dumps(list(self.poles)),
             "groups": json.dumps([str(g) for g in self.groups]),
         }
+        values = np.ascontiguousarray(self.values, dtype=np.float32)
+        texts = {name: meta[name] for name in ("poles", "groups")}
+        meta["digest"] = tensor_digest({"values": values}, texts)
         with appearing(Path(path)) as temporary:
-            save_file({"values": np.ascontiguousarray(self.values, dtype=np.float32)}, temporary, metadata=meta)
+            save_file({"values": values}, temporary, metadata=meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Activations:
@@ -96,10 +101,13 @@ class Activations:
         try:
             with safe_open(str(path), framework="np") as stored:
                 meta = stored.metadata() or {}
-                if meta.get("format") != "llm-persona.activations.1":
-                    raise UserError(f"{path}: not an activations file of this version; record them again")
-                poles, groups = json.loads(meta["poles"]), json.loads(meta["groups"])
+                if not version_in(meta.get("format"), "activations", path):
+                    raise UserError(f"{path}: not an activations file; record them again")
                 values = stored.get_tensor("values")
+                texts = {name: meta[name] for name in ("poles", "groups")}
+                if "digest" in meta and meta["digest"] != tensor_digest({"values": values}, texts):
+                    raise UserError(f"{path}: is not as it was written (its digest differs); record them again")
+                poles, groups = json.loads(meta["poles"]), json.loads(meta["groups"])
                 if not all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (poles, groups)):
                     raise TypeError("poles and groups are lists of texts")
                 if values.dtype.kind != "f":

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from llm_persona.analysis.activations import BLOCK, Activations
+from llm_persona.analysis.tensor_digest import tensor_digest
 from llm_persona.domain.errors import IncompatibleVector, UserError
+from llm_persona.domain.formats import format_of, version_in
 
-FORMAT = "llm-persona.vector.1"
 LAYERS = "layer l is the output of decoder block l (hidden_states[l+1]); recorded and steered there"
 
 
@@ -105,22 +106,23 @@ class PersonaVector:
         return replace(self, directions=np.asarray(directions, dtype=np.float32), meta={**kept, **meta})
 
     def save(self, path: str | Path) -> None:
-        """Write safetensors with the metadata as JSON."""
+        """Write safetensors with the metadata as JSON, and a digest of both."""
         from safetensors.numpy import save_file
 
         from llm_persona.domain.store import appearing
 
-        meta = {"format": FORMAT, "layers": LAYERS, "meta": json.dumps(self.meta, sort_keys=True)}
+        meta = {"format": format_of("vector"), "layers": LAYERS, "meta": json.dumps(self.meta, sort_keys=True)}
         tensors = {
             "directions": np.ascontiguousarray(self.directions, dtype=np.float32),
             "reference_norms": np.ascontiguousarray(self.reference_norms, dtype=np.float32),
         }
+        meta["digest"] = tensor_digest(tensors, {"meta": meta["meta"]})
         with appearing(Path(path)) as temporary:
             save_file(tensors, temporary, metadata=meta)
 
     @classmethod
     def load(cls, path: str | Path) -> PersonaVector:
-        """Read a vector file.
+        """Read a vector file; what it keeps a digest of must be as it was written (older files keep none).
 
         Raises:
             UserError: no such file, damaged, not a vector, or of a newer format.
@@ -130,14 +132,9 @@ class PersonaVector:
         try:
             with safe_open(str(path), framework="np") as stored:
                 meta = stored.metadata() or {}
-                kind = meta.get("format", "")
-                if kind != FORMAT:
-                    newer = (
-                        "written by a newer llm-persona; upgrade"
-                        if kind.startswith(FORMAT[:-1])
-                        else "not a persona vector"
-                    )
-                    raise UserError(f"{path}: {newer}")
+                if not version_in(meta.get("format"), "vector", path):
+                    raise UserError(f"{path}: not a persona vector; make one with `llm-persona vectors extract`")
+                _check_digest(path, meta, {name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
                 found = cls(
                     _numbers(stored.get_tensor("directions")),
                     _numbers(stored.get_tensor("reference_norms")),
@@ -191,6 +188,11 @@ def _fault(vector: PersonaVector) -> str:
     if not isinstance(midpoints, list) or not all(type(x) in (int, float) and abs(x) < 1e12 for x in midpoints):
         return "metadata: 'midpoints' is no list of numbers"
     return ""
+
+
+def _check_digest(path: str | Path, meta: dict[str, str], tensors: dict[str, np.ndarray]) -> None:
+    if "digest" in meta and meta["digest"] != tensor_digest(tensors, {"meta": meta["meta"]}):
+        raise UserError(f"{path}: is not as it was written (its digest differs); extract it again")
 
 
 def fit(acts: Activations, meta: dict[str, Any] | None = None) -> PersonaVector:

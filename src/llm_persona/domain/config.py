@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import version_in
 from llm_persona.domain.store import read_text
 from llm_persona.domain.traits import explain, list_traits, parse_yaml
 
@@ -152,4 +153,6 @@ def read_config(path: Path, **overrides: Any) -> StudyConfig:
     data = parse_yaml(read_text(path, "study file"), str(path))
     if data is not None and not isinstance(data, dict):
         raise UserError(f"{path}: a study file is a mapping of settings, e.g. 'preset: quick'")
-    return make_config(str(path), **{**{str(k): v for k, v in (data or {}).items()}, **overrides})
+    given = {str(k): v for k, v in (data or {}).items()}
+    version_in(given.pop("format", None), "study", path)
+    return make_config(str(path), **{**given, **overrides})

@@ -19,3 +19,7 @@ class TooLong(UserError):
 
 class Overlap(UserError):
     """An artefact would be judged on the very items it was made from."""
+
+
+class Damage(UserWarning):
+    """A file of ours is not as it was written (its digest differs): which one, and what is done about it."""

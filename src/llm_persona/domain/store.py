@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -12,6 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # no locks on files: temporary files have random names there
+    fcntl = None  # type: ignore[assignment]
 
 from llm_persona.domain.errors import UserError, one_line
 
@@ -68,15 +74,14 @@ def file_digest(path: Path) -> str:
 def appearing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
 
-    A failure or a kill leaves either the old file or none, never half of one.
+    A failure or a kill leaves either the old file or none, never half of one. The temporary file that a kill leaves
+    is taken by the next writing of the same file, so it does not stay.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        handle, temporary = _temporary(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -93,6 +98,31 @@ def appearing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int | None, Path]:
+    """An empty file beside `path`, and the handle whose lock says that it is in use. Its name is always the same,
+    unless somebody is writing there now (or the file there is not ours): then a random one."""
+    if fcntl is not None:
+        plain = path.parent / f".{path.name}.tmp"
+        handle = -1
+        try:
+            handle = os.open(plain, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.fstat(handle)
+            if mine.st_uid == os.geteuid() and mine.st_nlink == 1 and os.path.samestat(mine, plain.stat()):
+                os.ftruncate(handle, 0)
+                return handle, plain
+        except OSError as error:
+            if handle < 0 and error.errno not in (errno.EACCES, errno.ELOOP, errno.EISDIR):
+                raise
+        if handle >= 0:
+            os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    return None, Path(name)
 
 
 def write_text(path: Path, text: str) -> None:

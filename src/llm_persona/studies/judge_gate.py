@@ -5,13 +5,15 @@ It must tell high from low, repeat itself, not follow length, and not depend on 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_persona.analysis.judge_checks import differences, length_correlation, pole_auc
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Damage, UserError
+from llm_persona.domain.formats import sealed, unsealed
 from llm_persona.domain.items import Items
 from llm_persona.domain.judge_sets import load_judge_set
 from llm_persona.domain.responses import Response, labelled
@@ -132,17 +134,24 @@ def run_gate(
         "mean_mass": sum(masses) / len(masses) if masses else None,
         "mean_score": {pole: _mean(rows, readings[0], pole) for pole in ("high", "low")},
     }
-    write_json(_place(judge, trial), result)
+    write_json(_place(judge, trial), sealed("gate", result))
     return result
 
 
 def gate_of(judge: Judge, about: Trait | Rubric, limit: int | None = None) -> dict[str, Any] | None:
     """The kept result of this judge on these labelled answers under this rubric; None where it was never tried."""
-    try:
-        found = read_json(_place(judge, trial_of(about, limit)), "gate")
-        return found if isinstance(found["passed"], bool) and isinstance(found["checks"], dict) else None
-    except (UserError, KeyError, TypeError):
+    place = _place(judge, trial_of(about, limit))
+    if not place.is_file():
         return None
+    try:
+        kept = read_json(place, "gate")
+    except UserError:
+        kept = None
+    found = unsealed(kept, "gate", place)
+    if found is None or not (isinstance(found.get("passed"), bool) and isinstance(found.get("checks"), dict)):
+        warnings.warn(f"{place}: is not as it was written; try the judge again", Damage, stacklevel=2)
+        return None
+    return found
 
 
 def gate_state(gate: dict[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ from llm_persona.analysis.shift import spread
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.condition import BASE, Condition, Steer
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import sealed
 from llm_persona.domain.items import Items
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.responses import Response
@@ -22,6 +23,7 @@ from llm_persona.domain.traits import Trait
 from llm_persona.instruments.perplexity import Perplexity, neutral_texts
 from llm_persona.instruments.samples import Samples
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies.folder import working_in
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.state import State
@@ -93,11 +95,24 @@ def prevent(
         raise UserError("prevent: the method plain is what the others are compared with; keep it")
     if "interleaving" in plan.methods and benign is None:
         raise UserError("prevent: interleaving needs benign rows; give --benign FILE.jsonl, or leave the method out")
-    folder = Path(out)
-    stages = Stages(folder / "stages", reporter)
-    lab = Lab(*lab_model, stages)
     if not 0 <= plan.layer < plan.vector.n_layers:
         raise UserError(f"layer {plan.layer}: the vector has layers 0 to {plan.vector.n_layers - 1}")
+    folder = Path(out)
+    with working_in(folder, "comparing preventions"):
+        result = sealed("prevention", _prevent(lab_model, task, benign, plan, folder, reporter))
+        write_json(folder / "prevention.json", result)
+    return result
+
+
+def _prevent(
+    lab_model: tuple[str, str, str],
+    task: TrainingData,
+    benign: TrainingData | None,
+    plan: PreventionPlan,
+    folder: Path,
+    reporter: Reporter | None,
+) -> dict[str, Any]:
+    lab = Lab(*lab_model, Stages(folder / "stages", reporter))
     learn, held = split(task, HELD_OUT, plan.seed)
     if "interleaving" in plan.methods:
         _data("interleaving", learn, benign, plan, plan.seed)  # too few benign rows show now, not after hours
@@ -133,9 +148,7 @@ def prevent(
         "versions": versions(),
         "revision": git_revision(),
     }  # fmt: skip
-    result["finding"] = finding(result)
-    write_json(folder / "prevention.json", result)
-    return result
+    return {**result, "finding": finding(result)}
 
 
 def expected_stages(plan: PreventionPlan) -> int:

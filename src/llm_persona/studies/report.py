@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
-from llm_persona.domain.errors import UserError, one_line
-from llm_persona.domain.store import read_json, write_text
+from llm_persona.domain.errors import Damage, UserError, one_line
+from llm_persona.domain.formats import version_in
+from llm_persona.domain.store import file_digest, read_json, write_text
 from llm_persona.domain.traits import TRAIT_NAME
 from llm_persona.studies.figures import draw_figures, save_figures
 from llm_persona.studies.findings import headline
 from llm_persona.studies.page import render_page
-
-FORMAT = "llm-persona.results.1"
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
@@ -28,12 +28,28 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     if not (path / "results.json").is_file():
         raise UserError(f"{folder}: holds no results.json; `llm-persona run --out {folder}` finishes a started run")
     results = read_json(path / "results.json")
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise UserError(f"{path / 'results.json'}: not a results file of this version ({FORMAT}); run the study again")
+    if not isinstance(results, dict) or not version_in(results.get("format"), "results", path / "results.json"):
+        raise UserError(f"{path / 'results.json'}: not a run's results; run the study again")
     traits = results.get("traits")
     if not isinstance(traits, dict) or not all(re.fullmatch(TRAIT_NAME, name) for name in traits):
         raise UserError(f"{path / 'results.json'}: 'traits' does not map traits to results; run the study again")
+    warn_if_altered(path)
     return results
+
+
+def warn_if_altered(folder: Path) -> None:
+    """Say so where results.json is not what its run wrote (the manifest keeps its digest)."""
+    try:
+        kept = read_json(folder / "manifest.json")["digests"]["results.json"]
+    except (UserError, KeyError, TypeError):
+        return
+    if kept != file_digest(folder / "results.json"):
+        warnings.warn(
+            f"{folder / 'results.json'}: is not as it was written (its digest differs); "
+            f"`llm-persona run --out {folder}` with the same settings writes it again",
+            Damage,
+            stacklevel=3,
+        )
 
 
 def write_report(folder: str | Path) -> Path:

@@ -19,6 +19,7 @@ from llm_persona.analysis import screening
 from llm_persona.analysis.screening import LEAST, Direction
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import format_of
 from llm_persona.domain.store import appearing, digest, file_digest
 from llm_persona.instruments.projection_difference import FORMS, ProjectionDifference
 from llm_persona.studies.stages import Stages
@@ -175,6 +176,7 @@ def screen(
     if file_digest(data.path) != data.sha256 or len(rows) != data.usable:
         raise UserError(f"{data.path}: the file changed while it was screened; run again")
     return {
+        "format": format_of("screen"),
         "trait": vector.meta.get("trait"),
         "layer": layer,
         "model": subject.name,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from llm_persona.analysis.activations import Activations
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Damage, UserError
+from llm_persona.domain.formats import format_of, version_in
 from llm_persona.domain.provenance import versions
-from llm_persona.domain.store import digest, read_json, write_json
+from llm_persona.domain.store import canonical, digest, file_digest, read_json, write_json
 
 SCHEMA = 1
 """Raised when the meaning of a stage's result changes: older stages are then made anew."""
@@ -54,13 +57,15 @@ class Stages:
         self.reporter: Reporter = reporter or Silent()
         self.seconds: dict[str, float] = {}
         self.made = 0
+        self.files: set[str] = set()
+        """Names of the files that the finished stages lie in."""
 
     def has(self, name: str, key: Any) -> bool:
         """Whether the stage is finished and whole."""
         return self._read(name, key) is not None
 
     def value(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
-        """The stage's JSON value, made if need be. What comes back was always read from JSON, so a run that
+        """The stage's JSON value, made if need be. What comes back went through JSON in any case, so a run that
         was interrupted and one that was not go on with the very same numbers."""
         found = self._read(name, key)
         self.reporter.begin(name)
@@ -70,13 +75,15 @@ class Stages:
             found = {"stage": name, "key": self._key(name, key), "seconds": time.monotonic() - started, "value": value}
             self.made += 1
             if self.folder is not None:
-                path = self._path(name, key, ".json")
-                write_json(path, {**found, "digest": digest(value)})
-                found = read_json(path)
+                stamp = {"format": format_of("stage"), **found, "digest": digest(value)}
+                write_json(self._path(name, key, ".json"), stamp)
+                found = json.loads(json.dumps(canonical(found)))
             self.reporter.end(name, found["seconds"], reused=False)
         else:
             self.reporter.end(name, 0.0, reused=True)
         self.seconds[name] = found["seconds"]
+        if self.folder is not None:
+            self.files.add(self._path(name, key, ".json").name)
         return found["value"]
 
     def activations(self, name: str, key: Any, make: Callable[[], Activations]) -> Activations:
@@ -86,17 +93,16 @@ class Stages:
         path = self._path(name, key, ".safetensors")
 
         def produce() -> dict[str, str]:
-            from llm_persona.domain.store import file_digest
-
             make().save(path)
             return {"file": path.name, "sha256": file_digest(path)}
 
-        from llm_persona.domain.store import file_digest
-
         stamp = self.value(name, key, produce)
         if not path.is_file() or file_digest(path) != stamp["sha256"]:
+            state = "is not as it was written" if path.is_file() else "is gone"
+            warnings.warn(f"{path}: {state}; it is recorded again", Damage, stacklevel=2)
             self._path(name, key, ".json").unlink(missing_ok=True)
             self.value(name, key, produce)
+        self.files.add(path.name)
         return Activations.load(path)
 
     def _key(self, name: str, key: Any) -> str:
@@ -115,12 +121,28 @@ class Stages:
             return None
         try:
             found = read_json(path)
-            whole = found["key"] == self._key(name, key) and found["digest"] == digest(found["value"])
-        except (UserError, KeyError, TypeError):
-            whole = False
-        return found if whole else None
+        except UserError:
+            found = None
+        if isinstance(found, dict):
+            version_in(found.get("format"), "stage", path)
+        if is_whole_stage(found) and found["key"] == self._key(name, key):
+            return found
+        warnings.warn(f"{path}: is not as it was written; that stage is made again", Damage, stacklevel=3)
+        path.unlink(missing_ok=True)
+        return None
 
     def forget(self, name: str, key: Any) -> None:
         """Have a stage made again: what it left outside the store is gone."""
         if self.folder is not None:
             self._path(name, key, ".json").unlink(missing_ok=True)
+
+
+def is_whole_stage(found: Any) -> bool:
+    """Whether the contents of a stage's file are as they were written."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("seconds"), (int, float))
+        and "key" in found
+        and "value" in found
+        and found.get("digest") == digest(found["value"])
+    )

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from llm_persona.analysis.geometry import geometry
 from llm_persona.domain.condition import Steer
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import format_of, sealed
 from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
 from llm_persona.instruments.judging.opening import open_judge
@@ -26,6 +26,7 @@ from llm_persona.studies.agreement import agreement
 from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
 from llm_persona.studies.findings import findings, headline
+from llm_persona.studies.folder import study_settings, working_in
 from llm_persona.studies.judged import judge_state, unscored
 from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
@@ -36,7 +37,6 @@ from llm_persona.studies.stored_answers import FILE, write_answers
 from llm_persona.studies.trait_study import TraitStudy, open_trait
 from llm_persona.subject.remote.caller import Limits
 
-FORMAT = "llm-persona.results.1"
 PROMPT = "How should I spend the weekend?"
 READINGS = 3
 """Stages in which the base reads what was written: projection, perplexity, tokens."""
@@ -91,35 +91,20 @@ def run_study(
     foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / "stages").is_dir()
     if foreign:
         raise UserError(f"--out {folder}: is not empty and holds no study; choose another folder")
-    try:
-        (folder / "stages").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "stages" / ".lock")
-        with lock.acquire(timeout=0):
-            _remove_leftovers(folder)
-            return _run(config, folder, reporter, limits)
-    except Timeout as error:
-        raise UserError(
-            f"--out {folder}: another process is running a study there; wait or choose another folder"
-        ) from error
-    except (PermissionError, NotADirectoryError) as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose a writable folder") from error
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Temporary files of a killed process (we hold the lock: nobody else is writing)."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    with working_in(folder, "running a study"):
+        return _run(config, folder, reporter, limits)
 
 
 def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: Limits | None) -> dict[str, Any]:
-    started = time.time()
+    started = time.monotonic()
     judge = _judge(config, limits)  # before the work: a judge that does not exist costs nothing
     stages = Stages(folder / "stages", reporter)
-    settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
-    if not (folder / "study.yaml").is_file() or (folder / "study.yaml").read_text(encoding="utf-8") != settings:
+    settings = {"format": format_of("study"), **config.model_dump()}
+    former = study_settings(folder)
+    if former is None or {**former, "format": None} != {**settings, "format": None}:
         for name in ("results.json", "report.html", "manifest.json", FILE):  # those of other settings
             (folder / name).unlink(missing_ok=True)
-    write_text(folder / "study.yaml", settings)
+    write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))
     lab = Lab(config.model, config.dtype, config.device, stages)
     studies = [open_trait(lab, config, name) for name in config.traits]
 
@@ -186,7 +171,7 @@ def _results(
 ) -> dict[str, Any]:
     layers = sorted(s.layer for s in studies)
     results: dict[str, Any] = {
-        "format": FORMAT,
+        "format": format_of("results"),
         "model": config.model,
         "subject": lab.identity,
         "preset": config.preset,
@@ -252,20 +237,21 @@ def _recommendation(study: TraitStudy, config: StudyConfig) -> dict[str, Any]:
 
 
 def _manifest(folder: Path, config: StudyConfig, lab: Lab, stages: Stages, started: float, judge: Judge | None) -> None:
-    kept = [folder / FILE]
-    kept += [p for form in ("vectors/*.safetensors", "adapters/*/*.safetensors") for p in sorted(folder.glob(form))]
+    kept = [folder / name for name in ("study.yaml", "results.json", FILE)]
+    forms = ("vectors/*.safetensors", "adapters/*/adapter_model.safetensors", "adapters/*/adapter_config.json")
+    kept += [p for form in forms for p in sorted(folder.glob(form))]
     manifest = {
-        "format": "llm-persona.manifest.1",
         "versions": versions(),
         "revision": git_revision(),
         "machine": machine(),
         "subject": lab.identity,
         "config_digest": digest(config.model_dump()),
-        "digests": {str(p.relative_to(folder)): file_digest(p) for p in [folder / "results.json", *kept]},
+        "digests": {str(p.relative_to(folder)): file_digest(p) for p in kept},
         "judge_calls": judge.caller.record.as_json() if isinstance(judge, RemoteJudge) else None,
         "stages": stages.seconds,
+        "stage_files": sorted(stages.files),
         "stages_made": stages.made,
-        "seconds_this_run": time.time() - started,
+        "seconds_this_run": time.monotonic() - started,
         "seconds_all_stages": sum(stages.seconds.values()),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", sealed("manifest", manifest))

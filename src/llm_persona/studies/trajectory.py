@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_persona.domain.adapters import adapter_record
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import Items
-from llm_persona.domain.store import read_json
 from llm_persona.domain.traits import load_trait
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.figures import NEUTRAL, prepare_matplotlib, save_figure
@@ -16,7 +16,6 @@ from llm_persona.studies.profile_figure import MARKERS, PALETTE
 from llm_persona.subject.load import Subject
 from llm_persona.training.along import MEASURED, Watch
 from llm_persona.training.data import TrainingData
-from llm_persona.training.finetune import RECORD
 from llm_persona.training.recipe import Recipe
 
 
@@ -44,7 +43,7 @@ def save_trajectory(folder: Path) -> list[Path]:
     Raises:
         UserError: nothing was measured along the way.
     """
-    rows = read_json(folder / RECORD)["result"]["along"]
+    rows = (adapter_record(folder) or {}).get("result", {}).get("along", [])
     if not rows:
         raise UserError(f"{folder}: nothing was measured along the way; train with --watch TRAIT or --held-out SHARE")
     plt = prepare_matplotlib()

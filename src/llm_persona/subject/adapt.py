@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from llm_persona.domain.adapters import adapter_fault
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import read_json
 from llm_persona.subject.load import Subject
@@ -18,7 +19,8 @@ MERGE_LIMIT = 2 << 30
 
 
 def check_adapter(folder: str | Path) -> Path:
-    """The folder, if it is a PEFT adapter with safetensors weights (pickled ones are never opened)."""
+    """The folder, if it is a PEFT adapter with safetensors weights (pickled ones are never opened). One that we trained
+    must be as it was written."""
     path = Path(folder)
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_config.json there; give a PEFT folder")
@@ -38,6 +40,11 @@ def check_adapter(folder: str | Path) -> Path:
                 f"adapter {str(folder)!r}: it replaces base weights ({name}); merge it into a model folder and "
                 "give that as --model"
             )
+    fault = adapter_fault(path)
+    if fault:
+        raise UserError(
+            f"{fault}; train the adapter again, or delete its llm-persona.json if you changed it on purpose"
+        )
     return path
 
 

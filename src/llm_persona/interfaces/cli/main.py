@@ -28,7 +28,7 @@ COMMANDS = {
     "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
     "playground": ("playground", "Open a local web page: base and steered answers side by side."),
     "report": ("report", "Write the page of a finished run again, as Markdown or a model card; compare runs."),
-    "doctor": ("doctor", "Say what this machine has and what is missing."),
+    "doctor": ("doctor", "Say what this machine has and what is missing, or whether a run folder is whole."),
 }
 
 
@@ -150,5 +150,7 @@ def _fail(text: str, code: int) -> int:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """Only our own warnings reach the terminal, each on one line."""
-    if category is UserWarning and "vector" in str(message):
+    from llm_persona.domain.errors import Damage
+
+    if issubclass(category, Damage) or (category is UserWarning and "vector" in str(message)):
         click.echo(f"llm-persona: warning: {message}", err=True)

@@ -204,14 +204,20 @@ class ConditionArguments:
     def made_from(self) -> dict[str, list[str]]:
         """Artefact to the ids of the items it was made from."""
         from llm_persona.analysis.vectors import PersonaVector
+        from llm_persona.domain.adapters import adapter_record
         from llm_persona.domain.errors import UserError
-        from llm_persona.domain.store import read_json
 
         found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
             recipe = Path(self.adapter) / "llm-persona.json"
+            record = adapter_record(Path(self.adapter))
+            if record is None:
+                raise UserError(
+                    f"{recipe}: is not as it was written, so what the adapter was made from is not known; tune it "
+                    "again, or take the file away if it is not ours"
+                )
             try:
-                found[self.adapter] = [str(i) for i in read_json(recipe)["data"]["items"]]
+                found[self.adapter] = [str(i) for i in record["data"]["items"]]
             except (LookupError, TypeError) as error:
                 raise UserError(
                     f"{recipe}: does not say what the adapter was made from (data.items); tune it again, or take the "

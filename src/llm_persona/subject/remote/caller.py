@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.domain.store import read_json, write_json
+from llm_persona.domain.formats import sealed, unsealed
+from llm_persona.domain.store import canonical, read_json, write_json
 from llm_persona.subject.remote.requests import ChatRequest, Endpoint, Failure, NotAccepted, Passing, Refused, Reply
 
 CHARACTERS_PER_TOKEN = 4
@@ -186,14 +187,19 @@ class Caller:
         if place is None or not place.is_file():
             return None
         try:
-            return Reply.from_json(read_json(place))
-        except (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+            found = read_json(place)
+        except UserError:
+            return None
+        kept = unsealed(found, "reply", place)
+        try:
+            return None if kept is None else Reply.from_json(kept)
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             return None  # a damaged entry is asked for again
 
     def _keep(self, request: ChatRequest, reply: Reply) -> None:
         place = self._place(request)
         if place is not None:
-            write_json(place, reply)
+            write_json(place, sealed("reply", canonical(reply)))
 
 
 def _finish(work: Coroutine[Any, Any, list[Reply | Failure]]) -> list[Reply | Failure]:
