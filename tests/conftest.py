@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,33 @@ def tiny_folders(tmp_path_factory) -> list[str]:
     """Two tiny models on disk."""
     place = tmp_path_factory.mktemp("models")
     return [str(save_tiny_model(place / f"tiny-{n}", n)) for n in range(2)]
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A finished study of a tiny model, made once: `copied` gives a copy to spoil, and the command that goes on."""
+
+    folder: Path
+    model: str
+
+    def command(self, folder: Path) -> list[str]:
+        study = Path(__file__).resolve().parents[1] / "benchmarks" / "tiny_study.yaml"
+        return ["run", str(study), "--model", self.model, "--dtype", "float32", "--out", str(folder)]
+
+    def copied(self, place: Path) -> tuple[Path, list[str]]:
+        folder = place / "run"
+        shutil.copytree(self.folder, folder)
+        return folder, self.command(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, tiny_folders) -> TinyRun:
+    """A whole study in its smallest size."""
+    from llm_persona.interfaces.cli.main import run
+
+    made = TinyRun(tmp_path_factory.mktemp("study") / "run", tiny_folders[0])
+    assert run(made.command(made.folder)) == 0
+    return made
 
 
 @pytest.fixture(scope="session")

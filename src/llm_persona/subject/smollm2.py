@@ -72,9 +72,13 @@ def model_fault(folder: Path, anew: bool = False) -> str:
     if not stamp.is_file():
         return f"{stamp}: is not there"
     try:
-        kept = unsealed(read_json(stamp), "model", stamp)
+        written = read_json(stamp)
+    except UserError:
+        written = None
+    kept = unsealed(written, "model", stamp)
+    try:
         digests = None if kept is None else {"model.safetensors": str(kept["sha256"]), **kept.get("files", {})}
-    except (UserError, KeyError, TypeError):
+    except (KeyError, TypeError):
         digests = None
     if digests is None:
         return f"{stamp}: is not as it was written"
