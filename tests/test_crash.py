@@ -167,9 +167,9 @@ def test_scoring_killed_in_a_write_asks_only_for_what_is_missing(tmp_path):
 
 @pytest.mark.parametrize("what", ["running a study", "auditing", "comparing preventions"])
 def test_a_second_process_in_one_folder_is_refused_with_a_clear_word(tmp_path, what):
-    with working_in(tmp_path / "run", what), pytest.raises(UserError, match=f"another process is {what} there; wait"):
-        with working_in(tmp_path / "run", what):
-            pytest.fail("both work there")
+    refused = pytest.raises(UserError, match=f"another process is {what} there; wait")
+    with working_in(tmp_path / "run", what), refused, working_in(tmp_path / "run", what):
+        pytest.fail("both work there")
     with working_in(tmp_path / "run", what):
         pass  # free again
 
@@ -209,7 +209,7 @@ def test_a_study_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(tiny_
     real = os.fsync
 
     def full(handle: int) -> None:
-        if "tune" in os.readlink(f"/proc/self/fd/{handle}"):
+        if "tune" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
