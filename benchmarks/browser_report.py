@@ -127,6 +127,7 @@ def hostile_copy(run: Path, python: str, folder: Path) -> Path:
 def open_page(context: Any, page_file: Path, checks: Checks, name: str) -> Any:
     """The page from the disk; a console error or a request to anywhere else is a failure."""
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.on("console", lambda m: checks.that(m.type not in ("error", "warning"), f"{name}: console: {m.text}"))
     page.on("pageerror", lambda e: checks.that(False, f"{name}: script error: {e}"))
     here = page_file.absolute().as_uri()
@@ -157,7 +158,6 @@ def look(browser: Any, page_file: Path, checks: Checks, out: Path) -> None:
         for scheme in ("light", "dark"):
             name = f"{screen} {scheme}"
             context = browser.new_context(**settings, color_scheme=scheme, offline=True)
-            context.set_default_timeout(PATIENCE)
             page = open_page(context, page_file, checks, name)
             first_screen(page, checks, name, whole=screen == "desktop")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -219,8 +219,7 @@ def use(browser: Any, page_file: Path, checks: Checks, out: Path) -> None:
     )
     context.close()
     context = browser.new_context(**SCREENS["desktop"], offline=True, java_script_enabled=False)
-    page = context.new_page()
-    page.goto(page_file.absolute().as_uri())
+    page = open_page(context, page_file, checks, "without scripts")
     first_screen(page, checks, "without scripts", whole=True)
     checks.that(page.locator(".copy").count() == 0, "without scripts: a copy button that does nothing")
     context.close()

@@ -78,7 +78,9 @@ def serving(model: str, vectors: list[Path], log: Path, *options: str) -> Iterat
             time.sleep(0.05)
         port = int(said.split("http://127.0.0.1:")[1].split("/")[0])
         server = Server("127.0.0.1", port, TOKEN)
-        while clients.exchange(server, b"{}")[0] != 400:
+        while not answers(server):
+            if process.poll() is not None:
+                raise SystemExit(f"the server ended: {log.read_text(encoding='utf-8', errors='replace')}")
             time.sleep(0.05)
         yield process, server
     finally:
@@ -89,6 +91,14 @@ def serving(model: str, vectors: list[Path], log: Path, *options: str) -> Iterat
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def answers(server: Server) -> bool:
+    """Whether the server takes connections yet (its address is printed a little before) and refuses a bad request."""
+    try:
+        return clients.exchange(server, b"{}")[0] == 400
+    except OSError:
+        return False
 
 
 def state(process: subprocess.Popen) -> dict[str, float]:

@@ -237,7 +237,7 @@ def test_a_figure_shows_a_label_as_text_and_not_as_a_formula_or_markup(tmp_path)
 
     row = {"score": 50.0, "score_ci": [40.0, 60.0]}
     label = r"$\frac$ <script>alert(1)</script> --> $\input{x}$"
-    runs = [{"label": label, "traits": dict.fromkeys(("a", "b<img src=x>", "$c"), row)}]
+    runs = [{"label": label, "condition": {}, "traits": dict.fromkeys(("a", "b<img src=x>", "$c"), row)}]
     drawn = [p for p in save_profile({"runs": runs}, tmp_path / "p") if p.suffix == ".svg"]
     found = tags_of(drawn[0].read_text(encoding="utf-8"))
     assert not {"script", "img", "foreignobject"} & found.names

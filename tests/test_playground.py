@@ -461,7 +461,7 @@ def test_an_exposed_playground_asks_for_a_token(capsys, monkeypatch):
     assert run(["playground", "--host", "0.0.0.0"]) == 2
     assert "give --token" in capsys.readouterr().err
     assert run(["playground", "--host", "0.0.0.0", "--token", "short"]) == 2
-    assert "at least 8" in capsys.readouterr().err
+    assert "at least 16" in capsys.readouterr().err
 
 
 @needs_gradio

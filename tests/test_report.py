@@ -16,6 +16,7 @@ import pytest
 
 from llm_persona.domain.config import read_config
 from llm_persona.interfaces.cli.main import run
+from llm_persona.studies import figures
 from llm_persona.studies.findings import headline
 from llm_persona.studies.report import write_report
 from llm_persona.studies.study import expected_stages, run_study
@@ -194,7 +195,17 @@ def one_vector(subject):
     return PersonaVector(np.ones(shape, np.float32), np.ones(shape[0], np.float32))
 
 
-def test_an_older_run_without_tokens_or_answer_still_has_its_page(finished, tmp_path):
+@pytest.fixture(scope="module")
+def spoilt(finished, tmp_path_factory):
+    """The same run with markup in every text of the model, and its page."""
+    folder = changed(finished, tmp_path_factory.mktemp("spoilt") / "bad", spoil)
+    write_report(folder)
+    return folder
+
+
+def test_an_older_run_without_tokens_or_answer_still_has_its_page(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "save_figure", lambda figure, stem: [])  # (the page is what is looked at)
+
     def older(results):
         results.pop("answer")
         for trait in results["traits"].values():
@@ -217,17 +228,16 @@ def spoil(results):
             sample["tokens"] = [[HOSTILE[:9], 0.8], [HOSTILE[9:], -2.0]]
 
 
-def test_markup_that_the_model_wrote_shows_as_text_on_the_page(finished, tmp_path):
-    page = write_report(changed(finished, tmp_path / "bad", spoil)).read_text()
+def test_markup_that_the_model_wrote_shows_as_text_on_the_page(spoilt):
+    page = (spoilt / "report.html").read_text()
     assert page.count("<script") == 1
     assert "<img" not in page
     assert "&lt;img src=x onerror=alert(2)&gt;" in page
 
 
-def test_markup_that_the_model_wrote_shows_as_text_in_markdown(finished, tmp_path, capsys):
-    folder = changed(finished, tmp_path / "bad", spoil)
+def test_markup_that_the_model_wrote_shows_as_text_in_markdown(spoilt, capsys):
     for form in ("md", "model-card"):
-        assert run(["report", str(folder), "--format", form]) == 0
+        assert run(["report", str(spoilt), "--format", form]) == 0
         text = capsys.readouterr().out
         outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         assert "<script" not in outside
@@ -253,30 +263,21 @@ def test_html_goes_into_the_run_folder_only(finished, tmp_path, capsys):
     assert "--out belongs to" in capsys.readouterr().err
 
 
-def test_two_runs_side_by_side_are_one_page_with_paired_differences(finished, tmp_path):
-    other = changed(finished, tmp_path / "other", spoil)
+def test_two_runs_side_by_side_are_one_page_with_paired_differences(finished, spoilt, tmp_path):
     out = tmp_path / "both.html"
-    assert run(["report", "compare", str(finished), str(other), "--page", str(out)]) == 0
+    assert run(["report", "compare", str(finished), str(spoilt), "--page", str(out)]) == 0
     page = out.read_text()
     assert "Against run: base" in page
     assert "Paired differences" in page
-    assert "other: tuned high" in page
+    assert "bad: tuned high" in page
     assert page.count("<script") == 1
     assert "<img" not in page
     ids = [a["id"] for _, a in Elements(page).found if "id" in a]
     assert len(ids) == len(set(ids))
 
 
-def test_a_finished_run_says_little_when_told_to_be_quiet(finished, tiny_folders, capsys):
-    command = ["run", str(finished / "study.yaml"), "--out", str(finished)]
-    assert run([*command, "--quiet"]) == 0
-    shown = capsys.readouterr()
-    assert shown.out.splitlines() == [f"report: {finished / 'report.html'}"]
-    assert shown.err == ""
-
-
-def test_json_alone_on_standard_output(finished, capsys):
-    assert run(["run", str(finished / "study.yaml"), "--out", str(finished), "--json", "-"]) == 0
+def test_quiet_and_json_alone(finished, capsys):
+    assert run(["run", str(finished / "study.yaml"), "--out", str(finished), "--quiet", "--json", "-"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["traits"].keys() == {"openness", "narcissism"}
-    assert "report: " in shown.err
+    assert shown.err.splitlines() == [f"report: {finished / 'report.html'}"]

@@ -123,7 +123,7 @@ def _parsed(text: str, where: str) -> Any:
     """YAML with aliases, on which the published files rest: entries share their judge prompts by name. An aliased value
     is one object however often it is named, and everything that is read of an entry is a text or a number."""
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # nosec B506
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{where}:{line}: not valid YAML ({error.problem}); correct that line") from error

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
+from llm_persona.domain.markdown import LONGEST, escaped, table
+from llm_persona.domain.terminal_text import one_line
 from llm_persona.studies.findings import headline, number
 from llm_persona.studies.report import read_results
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>$])")
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown (and the HTML in it) shows as it is, on one line."""
-    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return SPECIAL.sub(r"\\\1", line).replace(r"\>", "&gt;")
-
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(table(columns, rows)).rstrip()
 
 
 def _share(row: dict[str, Any]) -> str:
@@ -84,7 +76,7 @@ def markdown(results: dict[str, Any]) -> str:
     for name, trait in results["traits"].items():
         found = [f"- {f['text']} *({f['evidence']})*" for f in results["findings"] if f["trait"] == name]
         lines = [f"### {escaped(trait['title'])}", "\n".join(found), _samples(trait)]
-        lines.append(f"```\n{results['recommendations'][name]['command']}\n```")
+        lines.append(f"```\n{one_line(results['recommendations'][name]['command'], LONGEST)}\n```")
         parts += [line for line in lines if line]
     return "\n\n".join([*parts, _made(results)]) + "\n"
 

@@ -9,8 +9,6 @@ import click
 
 from llm_persona.interfaces.cli.options import subject_options
 
-SHORTEST_TOKEN = 8
-
 
 @click.command(epilog="Example: llm-persona playground runs/first")
 @click.argument("run", required=False, type=click.Path())
@@ -42,7 +40,7 @@ def playground(
     from llm_persona.interfaces.cli.options import load_model
     from llm_persona.interfaces.cli.terminal import status
     from llm_persona.interfaces.playground.shelf import stock
-    from llm_persona.interfaces.serve.guard import LOOPBACK
+    from llm_persona.interfaces.serve.guard import LOOPBACK, checked_token
 
     exposed = host not in LOOPBACK
     if exposed and token is None:
@@ -50,8 +48,7 @@ def playground(
             f"--host {host}: others can reach that address; give --token TOKEN (or set LLM_PERSONA_TOKEN), or leave "
             "--host away"
         )
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise UserError(f"--token: {len(token)} characters; give at least {SHORTEST_TOKEN}")
+    token = checked_token(token, exposed)
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: the playground looks inside the model; give one that runs here")
     asked = ctx.get_parameter_source("model") is not click.core.ParameterSource.DEFAULT
