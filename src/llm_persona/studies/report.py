@@ -29,7 +29,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder}: holds no results.json; `llm-persona run --out {folder}` finishes a started run")
     results = read_json(path / "results.json")
     if not isinstance(results, dict) or not version_in(results.get("format"), "results", path / "results.json"):
-        raise UserError(f"{path / 'results.json'}: not a run's results; run the study again")
+        raise UserError(f"{path / 'results.json'}: not a results file; run the study again")
     traits = results.get("traits")
     if not isinstance(traits, dict) or not all(re.fullmatch(TRAIT_NAME, name) for name in traits):
         raise UserError(f"{path / 'results.json'}: 'traits' does not map traits to results; run the study again")
