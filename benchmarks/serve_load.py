@@ -70,6 +70,8 @@ def serving(model: str, vectors: list[Path], log: Path, *options: str) -> Iterat
         process = subprocess.Popen(
             [*command, "--timeout", "120", *options], stderr=sink, stdout=sink,
             env={**os.environ, "LLM_PERSONA_TOKEN": TOKEN},
+            # (where this runs in the background, shells let it ignore Ctrl-C, and so would the server)
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:
         while "/v1" not in (said := log.read_text(encoding="utf-8", errors="replace")):

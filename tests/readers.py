@@ -310,11 +310,11 @@ def _tensors(tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> list[Any]:
 
 def vector_seed() -> list[Any]:
     """[header with its metadata as data, payload in hexadecimal] of a vector file."""
-    from llm_persona.analysis.vectors import FORMAT
+    from llm_persona.domain.formats import format_of
 
     meta = {"trait": "openness", "model": "m", "items": ["a", "b"], "recommended": {"balanced": 1, "coefficient": 0.5}}
     tensors = {"directions": np.ones((3, 4), np.float32), "reference_norms": np.full(3, 2, np.float32)}
-    return _tensors(tensors, {"format": FORMAT, "meta": meta})
+    return _tensors(tensors, {"format": format_of("vector"), "meta": meta})
 
 
 def activations_seed() -> list[Any]:

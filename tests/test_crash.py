@@ -99,6 +99,7 @@ def test_a_fine_tuning_killed_anywhere_ends_like_an_undisturbed_one(tmp_path, po
 
 @forked
 def test_an_audit_killed_at_a_stage_and_in_a_write_ends_like_an_undisturbed_one(tmp_path, tiny_folders):
+    finetune(make_subject(), DATA, tmp_path / "unused", RECIPE)
     plan = AuditPlan(("openness",), items=3, fit_items=4, questions=2, max_new_tokens=3)
     models = [TunedModel("other", "other", model=tiny_folders[1])]
 
@@ -208,7 +209,7 @@ def test_a_study_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(tiny_
     real = os.fsync
 
     def full(handle: int) -> None:
-        if "tune" in Path(f"/proc/self/fd/{handle}").readlink().name:
+        if "tune" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 

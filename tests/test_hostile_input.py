@@ -14,6 +14,7 @@ from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.config import make_config, read_config
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import format_of
 from llm_persona.domain.item_sources import load_items
 from llm_persona.domain.rubrics import load_rubric
 from llm_persona.domain.store import read_json, write_json
@@ -21,7 +22,7 @@ from llm_persona.domain.templates import load_template
 from llm_persona.domain.traits import parse_yaml
 from llm_persona.instruments.judging.scoring import LONGEST, TOO_LONG, verdict_of_text
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies.report import FORMAT, read_results, write_report
+from llm_persona.studies.report import read_results, write_report
 from llm_persona.studies.stored_answers import read_answers
 from llm_persona.subject.adapt import check_adapter
 from llm_persona.subject.remote.openai_api import OpenAIEndpoint
@@ -212,7 +213,7 @@ def test_a_result_of_another_form_is_not_compared(path, value, tmp_path, capsys)
 
 @pytest.mark.parametrize("traits", [[], None, {"../../x": {}}, {"openness": 3}, {"openness": {"baseline": {}}}])
 def test_results_of_another_form_are_no_report(traits, tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps({"format": FORMAT, "model": "m", "traits": traits}))
+    (tmp_path / "results.json").write_text(json.dumps({"format": format_of("results"), "model": "m", "traits": traits}))
     with pytest.raises(UserError, match=r"results\.json"):
         write_report(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["results.json"]

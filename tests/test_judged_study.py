@@ -103,7 +103,8 @@ def test_each_condition_has_its_judged_score_and_the_page_shows_the_gate_beside_
     assert {"mean", "ci", "n", "n_unscored", "reasons", "shift", "coherence"} <= row.keys()
     assert row["n"] + row["n_unscored"] == 6
     assert row["shift"]["n"] <= 3
-    assert found["judge"]["gates"] == {"openness": {"state": "gate: missing", "passed": None}}
+    missing = {"state": "gate: missing", "passed": None}
+    assert found["judge"]["gates"] == {"openness": missing, "coherence": missing}
     assert found["judge"]["identity"]["kind"] == "scripted"
     empty = sum(not a.answer for a in read_answers(finished))
     assert found["judge"]["graded"]["openness"] == {"n": 42, "unscored": {"empty answer": empty} if empty else {}}

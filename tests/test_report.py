@@ -149,6 +149,19 @@ def test_drawings_take_the_page_s_ink_and_their_points_speak(page):
     assert "<style" not in drawing
 
 
+def test_a_drawing_refers_only_to_what_it_holds_and_keeps_its_colours():
+    from llm_persona.studies.figures import HIGH, Drawing, prepare_matplotlib
+    from llm_persona.studies.inline_svg import inline_svg
+
+    figure, axis = prepare_matplotlib().subplots()
+    axis.barh([0, 1], [1, 2], color=HIGH, hatch="//")
+    text = inline_svg(Drawing(figure, "bars"), "one")
+    ids = set(re.findall(r' id="([^"]+)"', text))
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text)) == ids
+    assert all(i.startswith("one-") for i in ids)
+    assert f'fill="{HIGH}"' in text or f"fill: {HIGH}" in text
+
+
 def test_each_figure_is_a_file_too(finished):
     names = {p.stem for p in (finished / "figures").glob("*.svg")}
     assert names == {p.stem for p in (finished / "figures").glob("*.png")}

@@ -67,7 +67,7 @@ def test_results_have_the_contract_s_keys(finished):
 def test_the_page_stands_alone_and_escapes_what_the_model_wrote(finished):
     page = (finished[0] / "report.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    assert "<script" not in page
+    assert page.count("<script") == 1, "the page's own, whose digest its policy names"
     assert "indicative" in page
     results = json.loads((finished[0] / "results.json").read_text())
     assert all(f["text"].split("(")[0][:40] in page for f in results["findings"] if "'" not in f["text"][:40])

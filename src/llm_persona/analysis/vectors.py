@@ -17,7 +17,6 @@ from llm_persona.analysis.tensor_digest import tensor_digest
 from llm_persona.domain.errors import IncompatibleVector, UserError
 from llm_persona.domain.formats import format_of, version_in
 
-FORMAT = format_of("vector")
 LAYERS = "layer l is the output of decoder block l (hidden_states[l+1]); recorded and steered there"
 
 
@@ -112,7 +111,7 @@ class PersonaVector:
 
         from llm_persona.domain.store import appearing
 
-        meta = {"format": FORMAT, "layers": LAYERS, "meta": json.dumps(self.meta, sort_keys=True)}
+        meta = {"format": format_of("vector"), "layers": LAYERS, "meta": json.dumps(self.meta, sort_keys=True)}
         tensors = {
             "directions": np.ascontiguousarray(self.directions, dtype=np.float32),
             "reference_norms": np.ascontiguousarray(self.reference_norms, dtype=np.float32),

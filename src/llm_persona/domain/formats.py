@@ -10,8 +10,9 @@ from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import digest
 
 VERSIONS = {
-    "activations": 1, "adapter": 1, "audit": 1, "digests": 1, "evaluation": 1, "gate": 1, "manifest": 1, "model": 1,
-    "prevention": 1, "reply": 1, "results": 1, "scores": 1, "screen": 1, "stage": 1, "study": 1, "vector": 1,
+    "activations": 1, "adapter": 1, "audit": 1, "checkpoint": 1, "digests": 1, "evaluation": 1, "gate": 1,
+    "manifest": 1, "model": 1, "prevention": 1, "reply": 1, "results": 1, "scores": 1, "screen": 1, "stage": 1,
+    "study": 1, "vector": 1,
 }  # fmt: skip
 """The version of each kind of file that this llm-persona writes, and the newest that it reads. Raised where a reader of
 the former version would read wrongly; keys that are only added raise nothing."""
@@ -50,7 +51,10 @@ def sealed(kind: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_intact(found: Mapping[str, Any]) -> bool:
     """Whether a sealed value is as it was written; one without a digest (older files) counts as intact."""
-    return "digest" not in found or found["digest"] == digest(_rest(found))
+    try:
+        return "digest" not in found or found["digest"] == digest(_rest(found))
+    except RecursionError:  # nested deeper than we write
+        return False
 
 
 def unsealed(found: Any, kind: str, where: str | Path) -> dict[str, Any] | None:

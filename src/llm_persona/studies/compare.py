@@ -30,7 +30,7 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     if place.is_dir():
         return _checked(study_runs(read_results(place), place.name), str(place))
     found = read_json(place, "result")
-    kind = str(found.get("format", "")) if isinstance(found, dict) else ""
+    kind = str(found.get("format") or "") if isinstance(found, dict) else ""
     if kind.startswith("llm-persona.results."):
         version_in(kind, "results", place)
         return _checked(study_runs(found, place.parent.name), str(place))

@@ -9,7 +9,8 @@ from typing import Any
 from llm_persona.studies.figures import INK, Drawing, svg_of
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-REFERENCE = re.compile(r"#([\w.-]+)")
+REFERENCE = re.compile(r"(?<=url\(#)[\w.-]+")
+LINKS = ("href", f"{{{XLINK}}}href")
 
 
 def inline_svg(drawing: Drawing, name: str) -> str:
@@ -71,12 +72,14 @@ def _plain(root: ET.Element) -> None:
 def _own_ids(root: ET.Element, name: str) -> None:
     """Only ids that are referred to stay, and only in this figure."""
     used = {found for e in root.iter() for value in e.attrib.values() for found in REFERENCE.findall(value)}
+    used |= {e.attrib[link][1:] for e in root.iter() for link in LINKS if e.attrib.get(link, "").startswith("#")}
     for element in root.iter():
         for key, value in list(element.attrib.items()):
-            if key == "id":
-                if value in used:
-                    element.set("id", f"{name}-{value}")
-                else:
-                    del element.attrib["id"]
-            elif value.startswith("#") or "url(#" in value:
-                element.set(key, REFERENCE.sub(lambda m: f"#{name}-{m[1]}" if m[1] in used else m[0], value))
+            if key == "id" and value not in used:
+                del element.attrib["id"]
+            elif key == "id":
+                element.set("id", f"{name}-{value}")
+            elif key in LINKS and value.startswith("#"):
+                element.set(key, f"#{name}-{value[1:]}")
+            else:
+                element.set(key, REFERENCE.sub(lambda found: f"{name}-{found[0]}", value))

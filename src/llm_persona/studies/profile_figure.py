@@ -79,7 +79,7 @@ def _bars(axis: Any, runs: list[dict[str, Any]], traits: list[str]) -> None:
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
     axis.set_xlabel("items with a high answer, % (95% interval)")
-    axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14 - 0.6 / len(traits)))
+    axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14 - 0.3 / len(traits)))
 
 
 def save_profile(comparison: dict[str, Any], path: Path) -> list[Path]:

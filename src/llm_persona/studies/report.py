@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import Damage, UserError, one_line
-from llm_persona.domain.formats import format_of, version_in
+from llm_persona.domain.formats import version_in
 from llm_persona.domain.store import file_digest, read_json, write_text
 from llm_persona.domain.traits import TRAIT_NAME
 from llm_persona.studies.figures import draw_figures, save_figures
 from llm_persona.studies.findings import headline
 from llm_persona.studies.page import render_page
-
-FORMAT = format_of("results")
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

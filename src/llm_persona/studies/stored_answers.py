@@ -178,6 +178,8 @@ def _samples(part: Any, name: str, trait: str, path: str) -> Iterator[StoredAnsw
         if isinstance(rows, list):
             label = name or "base"
             for number, record in enumerate(rows):
+                if isinstance(record, dict) and isinstance(record.get("tokens"), list):  # (the page's coloured tokens)
+                    record = {name: value for name, value in record.items() if name != "tokens"}
                 row = answer_of(record, f"{path}: {trait} {label} samples[{number}]", label)
                 yield replace(row, condition=label, trait=trait)
         for key, value in part.items():

@@ -31,7 +31,7 @@ from llm_persona.studies.judged import judge_state, unscored
 from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.recommend import most_layers
-from llm_persona.studies.report import FORMAT, write_report
+from llm_persona.studies.report import write_report
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.stored_answers import FILE, write_answers
 from llm_persona.studies.trait_study import TraitStudy, open_trait
@@ -171,7 +171,7 @@ def _results(
 ) -> dict[str, Any]:
     layers = sorted(s.layer for s in studies)
     results: dict[str, Any] = {
-        "format": FORMAT,
+        "format": format_of("results"),
         "model": config.model,
         "subject": lab.identity,
         "preset": config.preset,

@@ -123,7 +123,8 @@ def _stages(path: Path, manifest: dict[str, Any], again: str) -> tuple[str, int,
                 faults.append(Check(f"stages/{beside.name}", "is gone", "missing", again))
             elif file_digest(beside) != stamp["sha256"] or _unreadable(Activations.load, beside):
                 faults.append(Check(f"stages/{beside.name}", "is not as it was written", "missing", again))
-    named = {str(name) for name in manifest.get("stage_files", [])}
+    listed = manifest.get("stage_files")
+    named = {str(name) for name in listed} if isinstance(listed, list) else set()
     gone = sorted(name for name in named if not (folder / Path(name).name).is_file())
     told = {check.name for check in faults}
     faults += [Check(f"stages/{n}", "is gone", "missing", again) for n in gone if f"stages/{n}" not in told]

@@ -13,6 +13,7 @@ import torch
 
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.formats import format_of
 from llm_persona.domain.store import appearing, write_json
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.load import Subject
@@ -150,7 +151,7 @@ def to_checkpoint(subject: Subject, vector: PersonaVector, folder: Path, layer: 
 
 def _provenance(subject: Subject, vector: PersonaVector, layer: int, coefficient: float) -> dict[str, Any]:
     return {
-        "format": "llm-persona.checkpoint.1",
+        "format": format_of("checkpoint"),
         "base": subject.identity,
         "vector": vector.digest,
         "trait": vector.meta.get("trait"),

@@ -210,12 +210,18 @@ class ConditionArguments:
         found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
             recipe = Path(self.adapter) / "llm-persona.json"
+            record = adapter_record(Path(self.adapter))
+            if record is None:
+                raise UserError(
+                    f"{recipe}: is not as it was written, so what the adapter was made from is not known; tune it "
+                    "again, or take the file away if it is not ours"
+                )
             try:
-                found[self.adapter] = [str(i) for i in (adapter_record(Path(self.adapter)) or {})["data"]["items"]]
+                found[self.adapter] = [str(i) for i in record["data"]["items"]]
             except (LookupError, TypeError) as error:
                 raise UserError(
-                    f"{recipe}: does not say what the adapter was made from (data.items), or is not as it was written; "
-                    "tune it again, or take the file away if it is not ours"
+                    f"{recipe}: does not say what the adapter was made from (data.items); tune it again, or take the "
+                    "file away if it is not ours"
                 ) from error
         return found
 
