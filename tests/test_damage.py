@@ -51,7 +51,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("damage")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(flips)
 def test_any_altered_byte_of_a_vector_file_is_noticed_or_changes_nothing(place, where):
     path = place / "v.safetensors"
@@ -66,7 +66,7 @@ def test_any_altered_byte_of_a_vector_file_is_noticed_or_changes_nothing(place, 
     assert again.meta == VECTOR.meta
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(flips)
 def test_any_altered_byte_of_an_activations_file_is_noticed_or_changes_nothing(place, where):
     path = place / "a.safetensors"
@@ -81,7 +81,7 @@ def test_any_altered_byte_of_an_activations_file_is_noticed_or_changes_nothing(p
     assert (again.poles, again.groups) == (ACTS.poles, ACTS.groups)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(flips)
 def test_any_altered_byte_of_a_stage_is_noticed_and_the_stage_made_again(place, where):
     stages = Stages(place / "stages")
@@ -99,7 +99,7 @@ def test_any_altered_byte_of_a_stage_is_noticed_and_the_stage_made_again(place, 
     assert all(str(path) in str(w.message) for w in seen)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(flips)
 def test_any_altered_byte_of_a_sealed_file_is_noticed_or_changes_nothing(place, where):
     """Gates, cached replies, adapters' records, the model's stamp, manifests, audits and preventions are such files."""
