@@ -217,7 +217,7 @@ def spoilt(finished, tmp_path_factory):
 
 
 def test_an_older_run_without_tokens_or_answer_still_has_its_page(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "save_figure", lambda figure, stem: [])  # (the page is what is looked at)
+    monkeypatch.setattr(figures, "save_figure", lambda figure, stem: figure.clear())  # (the page is what is looked at)
 
     def older(results):
         results.pop("answer")

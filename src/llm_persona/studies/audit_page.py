@@ -36,7 +36,7 @@ def write_audit_page(folder: str | Path) -> Path:
         )
     prepare_matplotlib()
     figures = {"matrix": _matrix(results)} | {name: _profile(name, t) for name, t in results["traits"].items()}
-    saved = save_figures({name: Drawing(*drawn) for name, drawn in figures.items()}, path / "figures")
+    saved = save_figures(((name, Drawing(*drawn)) for name, drawn in figures.items()), path / "figures")
     page = path / "audit.html"
     write_text(page, render_page("audit.html.j2", saved, r=results))
     return page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,32 +92,31 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
     return paths
 
 
-def draw_figures(results: dict[str, Any]) -> dict[str, Drawing]:
-    """Every figure of a study by name."""
+def draw_figures(results: dict[str, Any]) -> Iterator[tuple[str, Drawing]]:
+    """Every figure of a study with its name, drawn when it is asked for."""
     from llm_persona.studies.across_figures import draw_geometry, draw_profile, draw_specificity
     from llm_persona.studies.trait_figures import draw_conditions, draw_dose, draw_layers, draw_tuned
 
     prepare_matplotlib()
-    figures = {"profile": draw_profile(results)}
+    yield "profile", draw_profile(results)
     for name, trait in results["traits"].items():
-        figures[f"{name}-layers"] = draw_layers(name, trait)
-        figures[f"{name}-dose"] = draw_dose(name, trait)
-        figures[f"{name}-conditions"] = draw_conditions(name, trait)
+        yield f"{name}-layers", draw_layers(name, trait)
+        yield f"{name}-dose", draw_dose(name, trait)
+        yield f"{name}-conditions", draw_conditions(name, trait)
         if trait["tuned"]:
-            figures[f"{name}-tuned"] = draw_tuned(name, trait)
+            yield f"{name}-tuned", draw_tuned(name, trait)
     if results["specificity"]:
-        figures["specificity"] = draw_specificity(results["specificity"])
+        yield "specificity", draw_specificity(results["specificity"])
     if results["geometry"]:
-        figures["geometry"] = draw_geometry(results["geometry"])
-    return figures
+        yield "geometry", draw_geometry(results["geometry"])
 
 
-def save_figures(drawings: dict[str, Drawing], folder: Path) -> dict[str, dict[str, str]]:
+def save_figures(drawings: Iterable[tuple[str, Drawing]], folder: Path) -> dict[str, dict[str, str]]:
     """Write each figure as SVG and PNG; returns name to `svg` (text, for the page) and `alt`."""
     from llm_persona.studies.inline_svg import inline_svg
 
     saved = {}
-    for name, drawing in drawings.items():
+    for name, drawing in drawings:
         saved[name] = {"svg": inline_svg(drawing, name), "alt": drawing.alt}
         save_figure(drawing.figure, inside(folder, name, "results: traits"))
     return saved
