@@ -46,7 +46,8 @@ def plan(kills: int, passed: Counter, seconds: float, draw: random.Random) -> It
         for n in range(count):
             share = (n + draw.random()) / count
             if kind == "moment":
-                yield Point(kind, seconds=0.02 + share * 0.95 * seconds)
+                number = int(share * (passed["stage"] - 3))
+                yield Point(kind, number, draw.random() * seconds / passed["stage"])
             else:
                 yield Point(kind, min(int(share * passed[kind]) + 1, passed[kind]))
 
@@ -100,7 +101,7 @@ def harness(work: Path, kills: int, draw: random.Random) -> dict:
     at_stages = []
     for number, point in enumerate(plan(kills, passed, seconds, draw), 1):
         folder = work / f"killed-{number}"
-        was_killed, _ = killed(lambda folder=folder: study(folder), point, work / "log")
+        was_killed, _ = killed(lambda folder=folder: study(folder), point, work / "log", folder / "stages")
         assert was_killed, f"the run ended before it could be killed {point}"
         before = len(list((folder / "stages").glob("*.json")))
         killed(lambda folder=folder: study(folder), log=work / "log")

@@ -31,7 +31,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Point:
-    """Where to die: the n-th time at a place, or from outside after `seconds`."""
+    """Where to die: the n-th time at a place; or (`moment`) from outside, `seconds` after `number` stages are done."""
 
     place: str
     number: int = 0
@@ -39,12 +39,14 @@ class Point:
 
     def __str__(self) -> str:
         if self.place == "moment":
-            return f"at a random moment ({self.seconds:.1f} s after the start)"
+            return f"from outside at a random moment ({self.seconds:.2f} s after {self.number} stages)"
         return PLACES[self.place].replace("the n-th", f"number {self.number} of the")
 
 
-def killed(work: Callable[[], Any], point: Point | None = None, log: Path | None = None) -> tuple[bool, Counter]:
-    """Do `work` in a forked process that dies at `point`.
+def killed(
+    work: Callable[[], Any], point: Point | None = None, log: Path | None = None, stages: Path | None = None
+) -> tuple[bool, Counter]:
+    """Do `work` in a forked process that dies at `point`; `stages` is the folder by which a moment is chosen.
 
     Returns:
         Whether it was killed (False: it came to its end, which `work` must reach without an error), and how often each
@@ -57,7 +59,7 @@ def killed(work: Callable[[], Any], point: Point | None = None, log: Path | None
         _work(work, point, writer, log)
     os.close(writer)
     if point is not None and point.place == "moment":
-        _wait_and_kill(child, point.seconds)
+        _wait_and_kill(child, point, stages or Path())
     with os.fdopen(reader) as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
@@ -67,13 +69,13 @@ def killed(work: Callable[[], Any], point: Point | None = None, log: Path | None
     return False, Counter(json.loads(text))
 
 
-def _wait_and_kill(child: int, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def _wait_and_kill(child: int, point: Point, stages: Path) -> None:
+    while len(list(stages.glob("*.json"))) < point.number:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    time.sleep(point.seconds)
+    os.kill(child, signal.SIGKILL)  # (a process that has ended is not yet waited for)
 
 
 def _work(work: Callable[[], Any], point: Point | None, writer: int, log: Path | None) -> None:

@@ -211,6 +211,7 @@ def test_an_adapter_that_replaces_base_weights_is_refused(tmp_path, key):
     path = tmp_path / "a" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: ["lm_head"] if key != "bias" else "all"}))
     subject = make_subject()
+    (tmp_path / "a" / "llm-persona.json").unlink()  # with its record, the altered file itself is what is refused
     with pytest.raises(UserError, match=f"replaces base weights .{key}"), subject.under(tuned(str(tmp_path / "a"))):
         pass
 

@@ -31,6 +31,11 @@ def check_adapter(folder: str | Path) -> Path:
         )
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_model.safetensors there; save it as safetensors")
+    fault = adapter_fault(path)
+    if fault:
+        raise UserError(
+            f"{fault}; train the adapter again, or delete its llm-persona.json if you changed it on purpose"
+        )
     config = read_json(path / "adapter_config.json")
     if not isinstance(config, dict):
         raise UserError(f"adapter {str(folder)!r}: adapter_config.json is no object; save the adapter again")
@@ -40,11 +45,6 @@ def check_adapter(folder: str | Path) -> Path:
                 f"adapter {str(folder)!r}: it replaces base weights ({name}); merge it into a model folder and "
                 "give that as --model"
             )
-    fault = adapter_fault(path)
-    if fault:
-        raise UserError(
-            f"{fault}; train the adapter again, or delete its llm-persona.json if you changed it on purpose"
-        )
     return path
 
 
