@@ -39,7 +39,8 @@ def main() -> None:
 
     own = lp.load_items(given.trait).split("fit")
     acts = lp.record(subject, lp.labelled(items))
-    quality = lp.assess(acts, vector).layers[layer]
+    every = lp.assess(acts, vector).layers
+    quality = every[layer]
     # what a difference of means can reach here at best: fitted on these very items, cross-fitted by question
     ceiling = lp.assess(acts, permutations=1).layers
     texts = [r.text for r in lp.labelled(items)]
@@ -57,6 +58,8 @@ def main() -> None:
     )
 
     base = lp.evaluate(subject, items)
+    for q, c in zip(every, ceiling, strict=True):
+        print(f"layer {q.layer}: AUC {q.auc:.3f} (within questions {q.auc_within:.3f}), ceiling {c.auc:.3f}")
     print(f"base {base.summary['score']:.1f}")
     found = {"n": len(items), "layer": layer, "auc": quality.auc, "auc_ci": quality.auc_ci, "lexical_auc": words,
              "auc_within": quality.auc_within,

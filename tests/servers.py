@@ -42,6 +42,21 @@ def completion(text, top=None, finish="stop"):
     return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
 
 
+async def live(receive, send):
+    """An ASGI application's life from start to shutdown."""
+    while (message := await receive())["type"] != "lifespan.shutdown":
+        await send({"type": f"{message['type']}.complete"})
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def asked(receive):
+    """The JSON of a request's body."""
+    body = b""
+    while (message := await receive()).get("more_body"):
+        body += message["body"]
+    return json.loads(body + message["body"])
+
+
 class Faulty:
     """A chat endpoint that misbehaves as told: `plan` names what each request gets, the last one for ever after.
 
@@ -58,15 +73,9 @@ class Faulty:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan":
-            while (message := await receive())["type"] != "lifespan.shutdown":
-                await send({"type": f"{message['type']}.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
+            await live(receive, send)
             return
-        body = b""
-        while (message := await receive()).get("more_body"):
-            body += message["body"]
-        body += message["body"]
-        self.requests.append((json.loads(body), dict(scope["headers"])))
+        self.requests.append((await asked(receive), dict(scope["headers"])))
         what = self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
         self.open += 1
         self.most_open = max(self.most_open, self.open)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from servers import completion, running
+from servers import asked, completion, live, running
 
 from llm_persona.domain.drafts import Unusable, core_of, json_of, places
 from llm_persona.domain.errors import UserError
@@ -217,16 +217,11 @@ class Chat:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan":
-            while (message := await receive())["type"] != "lifespan.shutdown":
-                await send({"type": f"{message['type']}.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
+            await live(receive, send)
             return
-        body = b""
-        while (message := await receive()).get("more_body"):
-            body += message["body"]
-        asked = json.loads(body + message["body"])
+        request = await asked(receive)
         self.calls += 1
-        prompt = asked["messages"][-1]["content"]
+        prompt = request["messages"][-1]["content"]
         step = next((s for s, mark in (("items", "one test item for each"), ("pairs", "pairs of system prompts"),
                                        ("questions", "short questions")) if mark in prompt), "core")  # fmt: skip
         text = json.dumps(self.reply(step, prompt)) + f" {SECRET}"

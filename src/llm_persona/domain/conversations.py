@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.store import read_json
+from llm_persona.domain.store import read_json, read_json_lines
 
 Turn = tuple[str, str]
 """(role, text)."""
@@ -56,22 +55,7 @@ def read_conversations(path: str | Path) -> list[list[Turn]]:
     file = Path(path)
     if file.suffix != ".jsonl":
         return [_conversation(read_json(file, "file of messages"), str(file))]
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file of messages") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise UserError(f"{file}:{number}: not valid JSON; correct that line") from error
-            found.append(_conversation(row, f"{file}:{number}"))
+    found = [_conversation(row, where) for where, row in read_json_lines(file, "file of messages")]
     if not found:
         raise UserError(f"{file}: holds no conversation; give `messages` a line")
     return found

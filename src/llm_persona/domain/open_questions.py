@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.rubrics import Rubric, load_rubric, prompt_rubric
-from llm_persona.domain.store import digest
+from llm_persona.domain.store import digest, read_text
 from llm_persona.domain.traits import explain
 
 OWN = "open-v1"
@@ -107,15 +107,7 @@ def read_questions(path: str | Path) -> QuestionSet:
     Raises:
         UserError: no such file, or a fault in it, named by entry and field.
     """
-    place = Path(path)
-    try:
-        text = place.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file of questions") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    text = read_text(Path(path), "file of questions")
     return parse_questions(_parsed(text, str(path)), str(path))
 
 

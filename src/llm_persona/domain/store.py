@@ -171,6 +171,20 @@ def read_json(path: Path, what: str = "file") -> Any:
         raise UserError(f"{path}: JSON nested too deeply to be a {what}; make it again") from error
 
 
+def read_json_lines(path: Path, what: str = "file") -> Iterator[tuple[str, Any]]:
+    """(file and line, value) of each line of a JSONL file that is not empty.
+
+    Raises:
+        UserError: no such file, not UTF-8, or a line that is no JSON (named by number).
+    """
+    for number, line in enumerate(read_text(path, what).split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}:{number}: not valid JSON; correct that line") from error
+
+
 def remembered(path: Path, make: Callable[[], Any]) -> Any:
     """The JSON at `path`, made by `make` if it is not there. Always returns what was read back,
     so that a run that was interrupted and one that was not see the very same numbers."""

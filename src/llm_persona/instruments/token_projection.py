@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-import torch
-
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
-from llm_persona.subject.blocks import block_output
 from llm_persona.subject.chat import render_response
 from llm_persona.subject.load import Subject
-from llm_persona.subject.reading import reading
+from llm_persona.subject.token_reading import read_tokens
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,6 @@ class TokenProjection:
         return Measurement("token-projection", condition, rows, {"n": len(rows), "layer": self.layer})
 
 
-@torch.no_grad()
 def read(subject: Subject, response: Response, vector: PersonaVector, layer: int) -> list[tuple[str, float]]:
     """The response's tokens with their projections, as read by the subject in the state it is in.
 
@@ -46,21 +42,8 @@ def read(subject: Subject, response: Response, vector: PersonaVector, layer: int
     """
     text = response.text.strip()
     rendered = render_response(subject, response.prompt, text, response.system)
-    unit = torch.from_numpy(vector.unit(layer)).float()
-    found: list[float] = []
-
-    def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        hidden = block_output(output)[0, rendered.start : rendered.end].float()
-        found.extend((hidden @ unit.to(hidden.device)).tolist())
-
-    handle = subject.blocks[layer].register_forward_hook(hook)
-    try:
-        with reading(subject, rendered.start):
-            ids = torch.tensor([rendered.ids], device=subject.device)
-            subject.decoder(input_ids=ids, use_cache=False)
-    finally:
-        handle.remove()
-    return list(zip(pieces(text, rendered.places), found, strict=True))
+    found = read_tokens(subject, rendered.ids, rendered.start, [vector])[1:, 0, layer]
+    return list(zip(pieces(text, rendered.places), found.tolist(), strict=True))
 
 
 def pieces(text: str, places: Sequence[int]) -> list[str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.store import canonical, digest, write_text
+from llm_persona.domain.store import canonical, digest, read_json_lines, write_text
 from llm_persona.domain.traits import Question, Trait
-from llm_persona.studies.stored_answers import StoredAnswer, answer_of, read_records, stored
+from llm_persona.studies.stored_answers import StoredAnswer, answer_of, stored
 from llm_persona.subject.generate import BATCH, Answer, check_samples, generate
 from llm_persona.subject.load import Subject
 
@@ -131,7 +131,7 @@ def _records(path: Path) -> dict[_Key, dict[str, Any]]:
     if not path.exists():
         return {}
     found = {}
-    for where, record in read_records(path):
+    for where, record in read_json_lines(path, "file of answers"):
         try:
             key = (record["trait"], record["condition"], record["question"], record["sample"])
             whole = isinstance(record["answer"], str) and "state" in record

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import HALF_PAIR, NO_CHARACTER
-from llm_persona.domain.store import canonical, read_json, read_text, write_text
+from llm_persona.domain.store import canonical, read_json, read_json_lines, write_text
 
 FILE = "answers.jsonl"
 """Every answer of a run, in the run folder."""
@@ -88,7 +88,7 @@ def read_answers(path: str | Path) -> list[StoredAnswer]:
         if not path.is_file():
             raise UserError(f"{path.parent}: holds no results.json; give a finished run, a .json or a .jsonl file")
     if path.suffix == ".jsonl":
-        found = [answer_of(record, where, "answers") for where, record in read_records(path)]
+        found = [answer_of(record, where, "answers") for where, record in read_json_lines(path, "file of answers")]
     else:
         data = read_json(path, "file of answers")
         if not isinstance(data, dict):
@@ -105,20 +105,6 @@ def read_answers(path: str | Path) -> list[StoredAnswer]:
     if not found:
         raise UserError(f"{path}: holds no answer; nothing to judge")
     return found
-
-
-def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, value) of each line of a JSONL file.
-
-    Raises:
-        UserError: no such file, or a line that is no JSON (named by number).
-    """
-    for number, line in enumerate(read_text(path, "file of answers").split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not valid JSON; correct that line") from error
 
 
 def _answers(data: dict[str, Any], path: str) -> Iterator[StoredAnswer]:

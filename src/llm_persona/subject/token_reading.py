@@ -1,8 +1,9 @@
-"""Where each token of a conversation lies along persona vectors, at every layer, from one forward."""
+"""Where each token lies along persona vectors: the one place where projections are read token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,21 +41,33 @@ def read_tokens(subject: Subject, ids: Sequence[int], start: int, vectors: Seque
     if not vectors:
         return found
 
-    def hook_for(layer: int) -> Callable[..., None]:
-        units = torch.from_numpy(np.stack([v.unit(layer) for v in vectors]).astype(np.float32))
+    units = {layer: np.stack([v.unit(layer) for v in vectors], axis=1) for layer in range(subject.n_layers)}
+    with reading(subject, start), projecting(subject, units) as seen:
+        subject.decoder(input_ids=torch.tensor([list(ids)], device=subject.device), use_cache=False)
+    for layer, values in seen.items():
+        found[:, :, layer] = values[start - 1 :]
+    return found
 
+
+@contextmanager
+def projecting(subject: Subject, units: Mapping[int, np.ndarray]) -> Iterator[dict[int, np.ndarray]]:
+    """Project what the blocks put out in the forward that runs inside, on unit directions [hidden, k] by layer.
+
+    Yields a dict that the forward fills: layer to float64 [tokens, k], of the first sequence. The hooks come after
+    those of a steering that is on, so what is read is what the next block gets.
+    """
+    seen: dict[int, np.ndarray] = {}
+
+    def hook_for(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            hidden = block_output(output)[0, start - 1 :].float()
-            found[:, :, layer] = (hidden @ units.to(hidden.device).T).cpu().numpy()
+            hidden = block_output(output)[0].float().cpu().numpy().astype(np.float64)
+            seen[layer] = hidden @ units[layer]
 
         return hook
 
-    # (registered after the hooks of a steering that is on: what is read is what the next block gets)
-    handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
+    handles = [subject.blocks[layer].register_forward_hook(hook_for(layer)) for layer in units]
     try:
-        with reading(subject, start):
-            subject.decoder(input_ids=torch.tensor([list(ids)], device=subject.device), use_cache=False)
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
-    return found

@@ -13,11 +13,11 @@ import torch
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.conversations import Turn, turns_of
 from llm_persona.domain.errors import UserError
-from llm_persona.subject.blocks import block_output
 from llm_persona.subject.chat import Layout, lay_out
 from llm_persona.subject.decode import HELD_BACK, decode
 from llm_persona.subject.load import Subject
 from llm_persona.subject.reading import reading
+from llm_persona.subject.token_reading import projecting
 
 TEMPLATE = "template"
 """The role of tokens that the chat template puts in: turn marks, a default system turn."""
@@ -310,30 +310,15 @@ def _tokens(subject: Subject, layout: Layout, texts: _Texts | None = None) -> tu
 
 @contextmanager
 def _projecting(subject: Subject, readers: Sequence[Reader]) -> Iterator[Callable[[], np.ndarray]]:
-    """Yields what gives the projections [tokens, vectors] of the forward that ran inside.
-
-    Hooks come after those of steering, so what is read is what the next block gets.
-    """
+    """Yields what gives the projections [tokens, vectors] of the forward that ran inside."""
     units = {
         layer: np.stack([r.vector.unit(layer) for r in readers if r.layer == layer], axis=1)
         for layer in {r.layer for r in readers}
     }
-    seen: dict[int, np.ndarray] = {}
+    with projecting(subject, units) as seen:
 
-    def hook_for(layer: int) -> Callable[..., None]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            hidden = block_output(output)[0].float().cpu().numpy().astype(np.float64)
-            seen[layer] = hidden @ units[layer]
+        def values() -> np.ndarray:
+            columns = {layer: iter(seen[layer].T) for layer in units}
+            return np.stack([next(columns[reader.layer]) for reader in readers], axis=1)
 
-        return hook
-
-    def values() -> np.ndarray:
-        columns = {layer: iter(seen[layer].T) for layer in units}
-        return np.stack([next(columns[reader.layer]) for reader in readers], axis=1)
-
-    handles = [subject.blocks[layer].register_forward_hook(hook_for(layer)) for layer in units]
-    try:
         yield values
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -73,7 +73,7 @@ def monitor(
         requests = [r for r in study.gradings(about, written, plan) if r is not None]
         if grader is not None:
             announce(grader, requests, api)
-        with counting(f"{spec}: {len(requests)} gradings", len(requests)) as step:
+        with counting(f"{spec}: {len(requests)} gradings", len(requests), shown=grader is not None) as step:
             found = study.monitor(subject, about, loaded, written, grader, layers[0], plan, step)
     _print_monitoring(found)
     if grader is not None:

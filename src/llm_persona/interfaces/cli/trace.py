@@ -162,15 +162,14 @@ def _show(trace: Any, places: range, scale: float) -> None:
     from llm_persona.studies.trace_page import MARKED, shade
 
     gaps = trace.pole_gaps[:, 0]
+    coloured = out.is_terminal and not out.no_color
     line = Text()
     for n in places:
         token, share = trace.tokens[n], shade(float(gaps[n]), scale)
         style = Style.null()
-        if not out.is_terminal or out.no_color:
-            pass
-        elif token.turn is None:
+        if coloured and token.turn is None:
             style = Style(dim=True)
-        elif abs(share) >= 0.1:
+        elif coloured and abs(share) >= 0.1:
             ink = "white" if abs(share) >= MARKED else None
             style = Style(bgcolor=_tint(HIGH if share > 0 else LOW, abs(share)), color=ink or "black",
                           underline=share >= MARKED)  # fmt: skip
