@@ -185,7 +185,7 @@ def test_traits_of_an_altered_results_file_cannot_name_figures_elsewhere(tmp_pat
 
     from llm_persona.studies import figures
 
-    drawings = {"../../out-layers": figures.Drawing(plt.figure(), "x")}
+    drawings = [("../../out-layers", figures.Drawing(plt.figure(), "x"))]
     with pytest.raises(UserError, match=r"results: traits: '\.\./\.\./out-layers' is no plain file name"):
         figures.save_figures(drawings, tmp_path / "a" / "figures")
     assert not list(tmp_path.rglob("*.svg"))
