@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from schemas import check_schema
 
 pytestmark = pytest.mark.model
 
@@ -51,6 +52,7 @@ def test_the_folder_holds_what_the_contract_says(finished):
 
 def test_results_have_the_contract_s_keys(finished):
     results = json.loads((finished[0] / "results.json").read_text())
+    check_schema("results", results)
     assert {"model", "traits", "profile", "geometry", "recommendations"} <= results.keys()
     trait = results["traits"]["openness"]
     assert {"baseline", "instructed", "vector", "steering", "dose_response", "controls", "tuned"} <= trait.keys()

@@ -1,0 +1,30 @@
+"""Tune to a pole, and see it in behaviour and in activations. About two minutes on two cores."""
+
+import sys
+import tempfile
+
+import numpy as np
+
+import llm_persona as lp
+from llm_persona.training.data import from_items
+
+limit = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+subject = lp.load_subject("smollm2-135m")
+items = lp.load_items("openness")
+vector = lp.fit(lp.record(subject, lp.labelled(items.split("fit")[:limit])))
+layer, test = 16, items.split("test")[:limit]
+
+adapter = tempfile.mkdtemp() + "/openness-high"
+lp.finetune(subject, from_items(items.split("fit")[:limit], "high"), adapter)
+with lp.adapted(subject, adapter):
+    tuned = lp.evaluate(subject, test)
+base = lp.evaluate(subject, test)
+print(f"score {base.summary['score']:.0f}% -> {tuned.summary['score']:.0f}%, one seed: indicative")
+
+# The reader's part: the same fixed texts, read by the base and by the tuned model.
+texts = lp.labelled(test)
+before = lp.record(subject, texts).values[:, layer]
+with lp.adapted(subject, adapter):
+    after = lp.record(subject, texts).values[:, layer]
+unit = vector.directions[layer] / np.linalg.norm(vector.directions[layer])
+print(f"projection of the same texts at layer {layer}: {float(np.mean((after - before) @ unit)):+.2f}")
