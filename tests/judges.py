@@ -16,7 +16,7 @@ from llm_persona.studies.judge_gate import gate_items
 from llm_persona.subject.chat import render_prompt
 from llm_persona.subject.remote.caller import Limits
 
-QUICK = Limits(concurrency=4, attempts=3, seconds=1.0, longest_pause=0.3)
+QUICK = Limits(concurrency=4, attempts=3, longest_pause=0.3)
 COHERENCE = ["--rubric", "coherence"]
 SECRET = "sk-planted-secret-0123456789"
 

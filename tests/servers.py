@@ -60,11 +60,14 @@ async def asked(receive):
 class Faulty:
     """A chat endpoint that misbehaves as told: `plan` names what each request gets, the last one for ever after.
 
-    ok, 429, 429-after (with Retry-After), 500, cut (connection closed in mid-body), drip (a byte now and then),
-    malformed (no JSON), empty (no choices), null (no text), 401, 404, 400, or a dict to send as it is.
+    ok, 429, 429-after (with Retry-After), 500, cut (connection closed in mid-body), drip (a byte now and then
+    until the client leaves), malformed (no JSON), empty (no choices), null (no text), 401, 404, 400, or a dict to send
+    as it is.
+    `dripping` is called when a drip has begun.
     """
 
-    def __init__(self, *plan, reply=None):
+    def __init__(self, *plan, reply=None, dripping=lambda: None):
+        self.dripping = dripping
         self.plan = list(plan) or ["ok"]
         self.reply = reply or completion("42", {"42": -0.1, "7": -3.0})
         self.requests = []
@@ -80,11 +83,11 @@ class Faulty:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            await self._answer(what, send)
+            await self._answer(what, receive, send)
         finally:
             self.open -= 1
 
-    async def _answer(self, what, send):
+    async def _answer(self, what, receive, send):
         async def start(status, headers=()):
             head = [(b"content-type", b"application/json"), *headers]
             await send({"type": "http.response.start", "status": status, "headers": head})
@@ -100,10 +103,11 @@ class Faulty:
             await end(b'{"id": "x", "choi')
         elif what == "drip":
             await start(200)
-            for _ in range(600):
+            await end(b" ", more=True)
+            self.dripping()
+            left = asyncio.ensure_future(receive())  # (the body was read: what comes is that the client has left)
+            while not (await asyncio.wait([left], timeout=0.05))[0]:
                 await end(b" ", more=True)
-                await asyncio.sleep(0.1)
-            await end(b"{}")
         elif what == "malformed":
             await start(200)
             await end(b"<html>oops")

@@ -12,15 +12,19 @@ from conftest import make_subject, make_tokenizer, save_tiny_model
 from readers import ITEM, strict
 
 import llm_persona as lp
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Shortfall, TooLong, UserError
 from llm_persona.domain.items import Items, parse_item
-from llm_persona.domain.responses import labelled
+from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.store import write_json
-from llm_persona.domain.traits import load_trait
+from llm_persona.domain.traits import Question, load_trait
 from llm_persona.instruments.perplexity import Perplexity
+from llm_persona.instruments.projection import Projection
+from llm_persona.instruments.samples import Samples
+from llm_persona.instruments.token_projection import TokenProjection
 from llm_persona.instruments.trait_benchmark import MODES, evaluate
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies.sources import item_sets, within_context
+from llm_persona.studies.extraction import extract
+from llm_persona.studies.sources import item_sets, labelled_rows
 from llm_persona.subject.chat import makeshifts, render_prompt
 from llm_persona.subject.decode import decode
 from llm_persona.subject.generate import generate
@@ -85,9 +89,57 @@ def test_a_text_beyond_the_context_is_left_out_of_the_perplexity_and_counted(tin
     assert found.rows[1] == {"perplexity": None, "tokens": 0, "unscored": BEYOND}
 
 
-def test_recording_a_row_beyond_the_context_names_it(tiny, items):
-    with pytest.raises(UserError, match=r"row 4: a conversation of \d+ tokens exceeds the model's 512"):
-        lp.record(tiny, labelled(items[:2]))
+def test_a_question_with_a_row_beyond_the_context_is_not_recorded_and_listed(tiny, items, tmp_path):
+    """The whole question goes, so that the poles stay balanced; every other row is as without it."""
+    rows = labelled([items[0], items[2]])
+    with pytest.warns(Shortfall, match="4 of 8 rows left out: 1 questions have a row longer than the model's context"):
+        acts = lp.record(tiny, rows)
+    np.testing.assert_array_equal(acts.values, lp.record(tiny, rows[:4]).values)
+    assert acts.poles == [r.pole for r in rows[:4]]
+    assert acts.kept(rows) == rows[:4]
+    assert [(left.row, left.pole, left.itself) for left in acts.left_out] == [
+        (n, rows[n].pole, "low" in rows[n].pole and "I read on" in rows[n].text) for n in range(4, 8)
+    ]
+    assert {left.reason for left in acts.left_out} == {BEYOND}
+    acts.save(tmp_path / "acts.safetensors")
+    assert lp.Activations.load(tmp_path / "acts.safetensors").left_out == acts.left_out
+
+
+def test_a_row_of_neither_pole_is_left_out_alone(tiny):
+    rows = [Response("Why?", text, "neutral", "one") for text in ("Since it rains.", "word " * 500, "It does.")]
+    with pytest.warns(Shortfall, match="1 of 3 rows"):
+        acts = lp.record(tiny, rows)
+    assert [left.row for left in acts.left_out] == [1]
+
+
+def test_where_no_row_is_within_the_context_recording_says_what_to_do(tiny, items):
+    with pytest.raises(TooLong, match=r"4 of 4 rows left out.*512 tokens; shorten them, or take a model that reads"):
+        lp.record(tiny, labelled(items[1:2]))
+
+
+def test_an_answer_beyond_the_reader_s_context_is_unscored_and_has_no_projection(tiny, items):
+    vector = lp.fit(lp.record(tiny, labelled(items[:1])))
+    rows = [Response("Why?", text, "neutral", str(n)) for n, text in enumerate(("word " * 500, "Since it rains."))]
+    found = Projection(rows, vector, 1).measure(tiny)
+    assert found.rows[0] == {"group": "0", "projection": None, "unscored": BEYOND}
+    assert found.rows[1:] == Projection(rows[1:], vector, 1).measure(tiny).rows
+    assert (found.summary["n"], found.summary["n_unscored"]) == (1, 1)
+    assert Projection(rows[:1], vector, 1).measure(tiny).summary["projection"] is None
+    tokens = TokenProjection(rows, vector, 1).measure(tiny).rows
+    assert tokens[0] == {"group": "0", "tokens": [], "unscored": BEYOND}
+    assert tokens[1]["tokens"]
+
+
+def test_a_question_that_leaves_no_room_for_an_answer_is_unscored_and_counts_in_no_mean(tiny):
+    texts = {"short": "What now?", "long": "word " * 500}
+    short, long = (Question(id=name, split="test", text=text) for name, text in texts.items())
+    both, alone = (Samples(asked, 4).measure(tiny) for asked in ([short, long], [short]))
+    assert both.rows[:1] == alone.rows
+    assert BEYOND in both.rows[1]["unscored"]
+    assert both.summary["beyond_context"] == 1
+    assert all(both.summary[what] == alone.summary[what] for what in ("mean_tokens", "finished", "distinct_2"))
+    nothing = Samples([long], 4).measure(tiny)
+    assert [nothing.summary[what] for what in ("mean_tokens", "finished", "distinct_2")] == [None] * 3
 
 
 def test_scores_of_a_model_that_yields_nan_are_unscored_with_the_reason(broken, tmp_path):
@@ -137,17 +189,41 @@ def test_items_that_are_all_alike_are_ties(tiny):
     assert not lp.fit(acts).norms.any() or np.isfinite(lp.fit(acts).norms).all()
 
 
-def test_items_beyond_the_context_are_left_out_of_a_vector_and_counted(tiny):
-    fair = Items(
-        [item(n, query=f"What {n}?", split=split) for n, split in enumerate(("fit", "select", "test"))], "here"
-    )
-    long = Items([*fair, item(9, situation="It rains. " * 100, split="fit")], "here")
+def test_questions_beyond_the_context_are_left_out_of_a_vector_and_listed(tiny):
+    fair = [item(n, query=f"What {n}?", split=split) for n, split in enumerate(("fit", "select", "test") * 2)]
+    long = item(9, situation="It rains. " * 100, split="fit")
     trait = load_trait("openness")
-    left, out = within_context(tiny, item_sets(long, trait, second=0, transfer=0))
-    assert (out, list(left.fit), list(left.test)) == (1, [fair[0]], [fair[2]])
-    assert within_context(tiny, item_sets(fair, trait, second=0, transfer=0))[1] == 0
-    with pytest.raises(UserError, match="every item of split 'fit' is longer than the model's context of 512 tokens"):
-        within_context(tiny, item_sets(long[3:], trait, second=0, transfer=0))
+
+    def extracted(items):
+        sets = item_sets(Items(items, "here"), trait, second=0, transfer=0)
+        return extract(lambda: tiny, tiny.identity, "openness", labelled_rows(sets), sets.choosing, layers=1)
+
+    with pytest.warns(Shortfall, match="4 of 12 rows"):
+        found = extracted([*fair, long])
+    without = extracted(fair)
+    np.testing.assert_array_equal(found.vector.directions, without.vector.directions)
+    assert found.vector.meta["items"] == without.vector.meta["items"]
+    assert found.controls["lexical_auc"] == without.controls["lexical_auc"]
+    left = found.as_json()["left_out"]
+    assert {name: len(rows) for name, rows in left.items()} == {"fit": 4}
+    assert left["fit"][0]["prompt"].startswith("It rains. It rains.")
+    assert without.as_json()["left_out"] == {}
+    with pytest.raises(UserError, match=r"openness, split 'fit': 4 of 4 rows left out.*512 tokens"):
+        extracted([*(i for i in fair if i.split != "fit"), long])
+
+
+def test_the_command_that_extracts_a_vector_says_which_questions_are_left_out(tiny_folders, tmp_path, capsys):
+    fair = [{**ITEM, "idx": n, "query": f"What {n}?", "split": s} for n, s in enumerate(("fit", "select", "test") * 2)]
+    long = {**ITEM, "idx": "long", "situation": "Here it rains. " * 1000, "split": "test"}
+    (tmp_path / "items.json").write_text(json.dumps([*fair, long]))
+    out = tmp_path / "out.json"
+    arguments = ["--items", str(tmp_path / "items.json"), "--sweep-layers", "1", "--limit", "4"]
+    assert run(["vectors", "extract", "--trait", "openness", "--model", tiny_folders[0], "--dtype", "float32",
+                "--out", str(tmp_path / "v.safetensors"), "--json", str(out), *arguments]) == 0  # fmt: skip
+    found = strict(out)
+    assert (found["n_items_too_long"], found["n_groups"]) == (1, 2)
+    assert [row["pole"] for row in found["left_out"]["test"]] == [r.pole for r in labelled([item(0)])]
+    assert "1 questions (4 rows of both poles) of the test rows are left out" in capsys.readouterr().out
 
 
 @contextlib.contextmanager

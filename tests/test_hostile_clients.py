@@ -6,11 +6,12 @@ import asyncio
 import json
 import socket
 import threading
-import time
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from clocks import Standing, until
 from conftest import make_subject
 from servers import running
 
@@ -19,11 +20,10 @@ from llm_persona.domain.errors import UserError
 from llm_persona.interfaces.serve import slow_clients
 from llm_persona.interfaces.serve.app import ServeLimits, make_app
 from llm_persona.interfaces.serve.guard import LOOPBACK, checked_token, reaches_beyond
-from llm_persona.interfaces.serve.slow_clients import TimedProtocol
+from llm_persona.interfaces.serve.slow_clients import HEAD_SECONDS, TimedProtocol
 from llm_persona.interfaces.serve.worker import Gone, Worker
 
 ASKED = {"messages": [{"role": "user", "content": "What now?"}], "max_tokens": 2, "temperature": 0}
-HURRY = 0.4
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,25 @@ def subject():
 
 @pytest.fixture(scope="module")
 def address(subject):
-    """A server in a hurry, with little room."""
-    before = slow_clients.HEAD_SECONDS, slow_clients.READ_SECONDS
-    slow_clients.HEAD_SECONDS = slow_clients.READ_SECONDS = HURRY
-    limits = ServeLimits(new_tokens=400, body_bytes=20_000, waiting=8, seconds=30)
-    try:
-        with running(make_app(subject, {}, limits=limits, hosts=LOOPBACK), http=TimedProtocol, ws="none") as found:
-            yield found
-    finally:
-        slow_clients.HEAD_SECONDS, slow_clients.READ_SECONDS = before
+    """A server with little room."""
+    with running(small(subject), http=TimedProtocol, ws="none") as found:
+        yield found
+
+
+def small(subject):
+    limits = ServeLimits(new_tokens=400, body_bytes=20_000, waiting=8, seconds=300)
+    return make_app(subject, {}, limits=limits, hosts=LOOPBACK)
+
+
+@pytest.fixture
+def standing(subject):
+    """The same server on a clock that stands still: its address, and the clock."""
+
+    class Own(Standing):
+        timers: ClassVar[list] = []
+
+    with running(small(subject), http=Own, ws="none") as found:
+        yield found, Own
 
 
 def connect(address, buffer=None):
@@ -49,7 +59,7 @@ def connect(address, buffer=None):
     made = socket.socket()
     if buffer:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    made.settimeout(20)
+    made.settimeout(120)
     made.connect((parts.hostname, parts.port))
     return made
 
@@ -60,66 +70,82 @@ def head(size, *more):
 
 
 def is_cut(connection):
-    """Whether the server ends the connection while we send on, a byte now and then."""
-    ending = time.monotonic() + 15
+    """Whether the server ends the connection, after what it still had to say (else reading times out)."""
     try:
-        while time.monotonic() < ending:
-            connection.sendall(b"x")
-            connection.settimeout(0.05)
-            try:
-                if connection.recv(65536) == b"":
-                    return True
-            except TimeoutError:
-                pass
+        while connection.recv(65536):
+            pass
     except ConnectionError:
-        return True
-    return False
+        pass
+    return True
+
+
+def heads(clock):
+    """Heads that are awaited now."""
+    return [timer for timer in clock.waiting() if timer.seconds == HEAD_SECONDS]
 
 
 def still_serves(address):
     return httpx2.post(f"{address}/v1/chat/completions", json=ASKED, timeout=30).status_code == 200
 
 
-def test_a_head_that_drips_in_is_cut_off(address):
+def test_a_head_that_drips_in_is_cut_off(standing):
+    address, clock = standing
     with connect(address) as connection:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ")
+        until(lambda: heads(clock))
+        clock.pass_time(HEAD_SECONDS)
         assert is_cut(connection)
     assert still_serves(address)
 
 
-def test_who_connects_and_says_nothing_is_cut_off(address):
+def test_who_connects_and_says_nothing_is_cut_off(standing):
+    address, clock = standing
     with connect(address) as connection:
-        assert connection.recv(1) == b""
+        until(lambda: heads(clock))
+        clock.pass_time(HEAD_SECONDS)
+        assert is_cut(connection)
 
 
-def test_the_head_of_a_further_request_has_the_same_limit(address):
+def test_the_head_of_a_further_request_has_the_same_limit(standing):
+    address, clock = standing
     body = json.dumps(ASKED).encode()
     with connect(address) as connection:
         connection.sendall(head(len(body)) + body)
         assert b"200 OK" in connection.recv(65536)
+        assert not heads(clock)
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ")
+        until(lambda: heads(clock))
+        clock.pass_time(HEAD_SECONDS)
         assert is_cut(connection)
 
 
-def test_who_was_refused_may_not_send_the_rest_for_ever(address):
+def test_who_was_refused_may_not_send_the_rest_for_ever(standing):
+    address, clock = standing
     with connect(address) as connection:
         connection.sendall(head(10**9))
         assert b" 413 " in connection.recv(65536)
+        connection.sendall(b"x")
+        until(lambda: heads(clock))
+        clock.pass_time(HEAD_SECONDS)
         assert is_cut(connection)
     assert still_serves(address)
 
 
-def test_a_request_that_takes_its_time_within_the_limits_is_answered(address):
+def test_a_request_that_takes_its_time_within_the_limits_is_answered(standing):
+    """The limit is the head's: a body may take longer."""
+    address, clock = standing
     body = json.dumps(ASKED).encode()
     with connect(address) as connection:
         connection.sendall(head(len(body)))
+        until(lambda: clock.timers and not clock.waiting())  # the head has arrived
         for number in range(4):
-            time.sleep(HURRY / 2)
+            clock.pass_time(HEAD_SECONDS)
             connection.sendall(body[number * len(body) // 4 : (number + 1) * len(body) // 4])
         assert b"200 OK" in connection.recv(65536)
 
 
-def test_an_answer_that_nobody_reads_is_cut_off(address):
+def test_an_answer_that_nobody_reads_is_cut_off(monkeypatch):
+    monkeypatch.setattr(slow_clients, "READ_SECONDS", 0.2)  # who reads nothing at all has not read within it either
     size, ended = 64 << 20, threading.Event()
 
     async def flood(scope, receive, send):
@@ -130,7 +156,7 @@ def test_an_answer_that_nobody_reads_is_cut_off(address):
 
     with running(flood, http=TimedProtocol, lifespan="off") as place, connect(place, buffer=2048) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        assert ended.wait(20)
+        assert ended.wait(300)
         assert sum(len(part) for part in iter(lambda: _rest(connection), b"")) < size
 
 
@@ -273,14 +299,14 @@ def test_a_client_that_leaves_while_it_waits_is_never_answered(subject):
 
         def slow():
             held.set()
-            hold.wait(10)
+            hold.wait(300)
             return rendered()
 
         try:
             first = worker.start(slow, Condition("x"), max_new_tokens=1)
             left = worker.start(lambda: asked.append("left") or rendered(), Condition("x"), max_new_tokens=1)
             last = worker.start(lambda: asked.append("last") or rendered(), Condition("x"), max_new_tokens=1)
-            await asyncio.to_thread(held.wait, 10)
+            await asyncio.to_thread(held.wait, 300)
             left.give_up()
             hold.set()
             with pytest.raises(Gone):

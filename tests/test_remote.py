@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import time
 
 import pytest
+from clocks import Told
 from conftest import make_subject
 from servers import Faulty, completion, running
 
@@ -20,15 +20,17 @@ from llm_persona.subject.remote.caller import Caller, Limits
 from llm_persona.subject.remote.openai_api import OpenAIEndpoint
 from llm_persona.subject.remote.requests import ChatRequest, Failure, Reply
 
-QUICK = Limits(concurrency=4, attempts=3, seconds=1.0, longest_pause=0.3)
+QUICK = Limits(concurrency=4, attempts=3, longest_pause=0.3)
 
 
 def requests(count):
     return [ChatRequest((("user", f"question {n}"),), max_tokens=3, top_logprobs=5) for n in range(count)]
 
 
-def caller(address, folder=None, limits=QUICK):
-    return Caller(OpenAIEndpoint("m", f"{address}/v1"), folder, limits)
+def caller(address, folder=None, limits=QUICK, clock=None):
+    made = Caller(OpenAIEndpoint("m", f"{address}/v1"), folder, limits)
+    made.clock = clock or made.clock
+    return made
 
 
 @pytest.fixture
@@ -56,18 +58,27 @@ def test_replies_come_in_order_within_the_concurrency_and_are_never_paid_twice(t
      ("malformed", "malformed reply"), ("empty", "malformed reply"), ("drip", "no whole reply within")],
 )  # fmt: skip
 def test_trouble_that_passes_is_tried_again_and_trouble_that_stays_ends_in_bounded_time(trouble, reason, tmp_path):
-    with running(Faulty("ok", trouble, "ok")) as address:
-        asked = caller(address, tmp_path)
+    clock = Told()
+    with running(Faulty("ok", trouble, "ok", dripping=clock.expire)) as address:
+        asked = caller(address, tmp_path, clock=clock)
         assert all(isinstance(r, Reply) for r in asked.ask_all(requests(3)))
         assert any(reason in text for text in asked.record.retries)
-    with running(Faulty("ok", trouble)) as address:
-        asked = caller(address)
-        began = time.monotonic()
+    clock = Told()
+    with running(Faulty("ok", trouble, dripping=clock.expire)) as address:
+        asked = caller(address, clock=clock)
         found = asked.ask_all(requests(3))
-        assert time.monotonic() - began < 20
         assert isinstance(found[0], Reply)
         assert all(isinstance(r, Failure) and reason in r.reason for r in found[1:])
         assert sum(asked.record.failures.values()) == 2
+    tries, pauses = 1 + 2 * QUICK.attempts, 2 * (QUICK.attempts - 1)
+    assert clock.limits == [QUICK.seconds] * tries  # every try has its limit, and so has every pause
+    assert len(clock.pauses) == pauses
+    assert 0 < max(clock.pauses) <= QUICK.longest_pause
+
+
+def test_a_reply_that_drips_in_for_ever_is_given_up_by_the_clock_on_the_wall():
+    with running(Faulty("drip")) as address, pytest.raises(UserError, match=r"no whole reply within 0\.2 s"):
+        caller(address, limits=Limits(attempts=1, seconds=0.2)).ask_all(requests(1))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,7 @@ def test_no_server_is_one_helpful_line():
 def test_max_calls_is_a_bound_and_the_next_run_goes_on(tmp_path):
     server = Faulty("ok")
     with running(server) as address:
-        few = Limits(concurrency=2, attempts=3, seconds=1.0, max_calls=5)
+        few = Limits(concurrency=2, attempts=3, max_calls=5)
         found = caller(address, tmp_path, few).ask_all(requests(8))
         assert len(server.requests) == 5
         assert [r.reason for r in found if isinstance(r, Failure)] == ["--max-calls 5 reached"] * 3
@@ -151,7 +162,7 @@ def test_choice_through_the_api_equals_choice_on_the_model_itself():
     items = load_items("openness").split("select")[:3]
     short = [type(i)(**{**i.__dict__, "situation": "It rains.", **{n: n[9:] for n in i.responses}}) for i in items]
     with running(make_app(subject, {})) as address:
-        behind = ApiSubject("openai:tiny", caller(address, limits=Limits(seconds=30)))
+        behind = ApiSubject("openai:tiny", caller(address, limits=Limits()))
         behind.caller.endpoint.model = subject.name
         for state in (Condition(), Condition("x", system="Be bold.")):
             with subject.under(state), behind.under(state):
@@ -178,7 +189,9 @@ def test_a_call_that_failed_is_an_unscored_item_with_the_reason(tmp_path):
     forward = completion("B", {"B": -0.1, " A": -3.0, "A": -3.0, "C": -5.0})
     backward = completion("A", {" A": -0.8, "A": -0.9, "D": -5.0})
     with running(Faulty(forward, backward, forward, "500")) as address:
-        found = evaluate(ApiSubject("openai:m", caller(address, limits=Limits(1, 2, 5, 0.1))), items, mode="choice")
+        found = evaluate(
+            ApiSubject("openai:m", caller(address, limits=Limits(1, 2, longest_pause=0.1))), items, mode="choice"
+        )
     assert found.summary["n_unscored"] == 1
     assert "no log-probabilities" in next(iter(found.summary["unscored"]))
     assert found.rows[0]["high"] is False

@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from llm_persona.analysis.tensor_digest import tensor_digest
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of, version_in
+from llm_persona.domain.left_out import LeftOut
 
+T = TypeVar("T")
 BLOCK = 256
 """Rows that are worked on at once: temporary copies must not grow with the number of rows."""
+TEXTS = ("poles", "groups", "left_out")
+"""What a file keeps beside the values; the last only where something was left out."""
 
 
 @dataclass(frozen=True)
 class Activations:
-    """`values` float [n, layers, hidden]; `poles` "high"/"low" [n]; `groups` [n], the question of each row."""
+    """`values` float [n, layers, hidden]; `poles` "high"/"low" [n]; `groups` [n], the question of each row.
+
+    `left_out`: the rows given to be recorded that are not among them.
+    """
 
     values: np.ndarray
     poles: Sequence[str]
     groups: Sequence[Hashable]
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -61,6 +69,11 @@ class Activations:
         numbers: dict[Any, int] = {}
         return np.array([numbers.setdefault(g, len(numbers)) for g in self.groups], dtype=int)
 
+    def kept(self, rows: Sequence[T]) -> list[T]:
+        """Of the rows given to be recorded, or of what belongs to each of them, those that are here."""
+        missing = {entry.row for entry in self.left_out}
+        return [row for number, row in enumerate(rows) if number not in missing]
+
     def take(self, rows: np.ndarray) -> Activations:
         """The given rows, in that order."""
         index = np.asarray(rows)
@@ -82,7 +95,9 @@ class Activations:
             "groups": json.dumps([str(g) for g in self.groups]),
         }
         values = np.ascontiguousarray(self.values, dtype=np.float32)
-        texts = {name: meta[name] for name in ("poles", "groups")}
+        if self.left_out:
+            meta["left_out"] = json.dumps([entry.as_json() for entry in self.left_out])
+        texts = {name: meta[name] for name in TEXTS if name in meta}
         meta["digest"] = tensor_digest({"values": values}, texts)
         with appearing(Path(path)) as temporary:
             save_file({"values": values}, temporary, metadata=meta)
@@ -104,7 +119,7 @@ class Activations:
                 if not version_in(meta.get("format"), "activations", path):
                     raise UserError(f"{path}: not an activations file; record them again")
                 values = stored.get_tensor("values")
-                texts = {name: meta[name] for name in ("poles", "groups")}
+                texts = {name: meta[name] for name in TEXTS if name in meta}
                 if "digest" in meta and meta["digest"] != tensor_digest({"values": values}, texts):
                     raise UserError(f"{path}: is not as it was written (its digest differs); record them again")
                 poles, groups = json.loads(meta["poles"]), json.loads(meta["groups"])
@@ -112,7 +127,8 @@ class Activations:
                     raise TypeError("poles and groups are lists of texts")
                 if values.dtype.kind != "f":
                     raise TypeError(values.dtype)
-                return cls(values, poles, groups)
+                left = tuple(LeftOut(**entry) for entry in json.loads(meta.get("left_out", "[]")))
+                return cls(values, poles, groups, left)
         except UserError as error:
             raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -43,7 +43,12 @@ def means_by_group(groups: Sequence[str], values: Sequence[float]) -> dict[str, 
 
 
 def paired_means(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
-    """Mean difference of two aligned lists with its interval and p-value."""
+    """Mean difference of two aligned lists with its interval and p-value; None for no pair."""
     differences = np.asarray(values, dtype=float) - np.asarray(base, dtype=float)
     found = mean_estimate(differences)
-    return {"mean": found.value, "ci": found.ci, "n": found.n, "p_value": paired_p_value(differences)}
+    return {
+        "mean": found.value if found.n else None,
+        "ci": found.ci,
+        "n": found.n,
+        "p_value": paired_p_value(differences),
+    }

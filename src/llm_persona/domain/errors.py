@@ -21,5 +21,9 @@ class Overlap(UserError):
     """An artefact would be judged on the very items it was made from."""
 
 
+class Shortfall(UserWarning):
+    """Less was read than was given: how much, and why."""
+
+
 class Damage(UserWarning):
     """A file of ours is not as it was written (its digest differs): which one, and what is done about it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from llm_persona.domain.errors import UserError, one_line
@@ -10,6 +12,7 @@ from llm_persona.domain.store import file_digest
 
 HUB = "hub:"
 PATTERNS = ["*.json", "*.jsonl", "*.parquet"]
+NAMED_BY_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def hub_folder(source: str) -> Path:
@@ -57,24 +60,32 @@ def hub_folder(source: str) -> Path:
         ) from error
 
 
-def check_blobs(folder: Path, source: str) -> Path:
+def check_blobs(folder: Path, source: str, sha256: Callable[[Path], str] = file_digest) -> Path:
     """The folder of a snapshot, if each file is what its blob's name says: git's SHA-1, or SHA-256 for large files.
 
+    Args:
+        sha256: gives the digest of a large file.
+
     Raises:
-        UserError: a file was damaged or altered.
+        UserError: a file was damaged or altered, or is gone.
     """
     for link in sorted(p for p in folder.rglob("*") if p.is_symlink()):
         blob = link.resolve()
-        if blob.parent.name != "blobs" or len(blob.name) not in (40, 64):
+        if blob.parent.name != "blobs" or not NAMED_BY_DIGEST.fullmatch(blob.name):
             continue  # (a cache without links holds copies, which carry no digest)
-        if _digest_as_named(blob) != blob.name:
-            raise UserError(f"{source}: {link.name} is not what its digest says; delete {blob} and run again")
+        if not blob.is_file():
+            raise UserError(f"{source}: {link.name} is gone ({blob}); delete {link} and fetch it again")
+        if _digest_as_named(blob, sha256) != blob.name:
+            raise UserError(
+                f"{source}: {link.name} is not what its digest says: its download was cut short, or it was altered; "
+                f"delete {blob} and fetch it again"
+            )
     return folder
 
 
-def _digest_as_named(blob: Path) -> str:
+def _digest_as_named(blob: Path, sha256: Callable[[Path], str]) -> str:
     if len(blob.name) == 64:
-        return file_digest(blob)
+        return sha256(blob)
     content = blob.read_bytes()
     named = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
     named.update(content)

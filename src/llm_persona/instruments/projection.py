@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from llm_persona.analysis.stats import mean_estimate
 from llm_persona.analysis.vectors import PersonaVector, projections
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import BEYOND, Row, readable
 from llm_persona.subject.record import record
 
 
@@ -28,9 +31,25 @@ class Projection:
         return ["projection", list(self.responses), self.vector.digest, self.layer]
 
     def measure(self, subject: Subject, condition: str = "base") -> Measurement:
-        """One row a response; read by the subject in the state it is in."""
-        found = projections(record(subject, self.responses).values, self.vector)[:, self.layer]
-        rows = [{"group": r.group, "projection": float(x)} for r, x in zip(self.responses, found, strict=True)]
+        """One row a response; read by the subject in the state it is in. One beyond its context is unscored."""
+        fits = readable(subject, [Row(r.prompt, r.text, r.system) for r in self.responses])
+        asked = [r for r, fit in zip(self.responses, fits, strict=True) if fit]
+        values = record(subject, asked).values if asked else np.empty((0, self.vector.n_layers, subject.hidden_size))
+        found = projections(values, self.vector)[:, self.layer]
+        read = iter(found.tolist())
+        rows: list[dict[str, Any]] = [
+            {"group": r.group, "projection": next(read)}
+            if fit
+            else {"group": r.group, "projection": None, "unscored": BEYOND}
+            for r, fit in zip(self.responses, fits, strict=True)
+        ]
         estimate = mean_estimate(found)
-        summary = {"projection": estimate.value, "projection_ci": estimate.ci, "n": estimate.n, "layer": self.layer}
+        summary: dict[str, Any] = {
+            "projection": estimate.value if asked else None,
+            "projection_ci": estimate.ci,
+            "n": estimate.n,
+            "layer": self.layer,
+        }
+        if len(asked) < len(fits):
+            summary["n_unscored"] = len(fits) - len(asked)
         return Measurement("projection", condition, rows, summary)

@@ -11,7 +11,9 @@ from llm_persona.domain.condition import Condition
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.traits import Question
 from llm_persona.subject.generate import Answer, check_samples, generate
+from llm_persona.subject.labels import prompts_fit
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import BEYOND
 from llm_persona.subject.steer import steering_rows
 
 
@@ -43,8 +45,11 @@ class Samples:
         return [(question, number) for question in self.questions for number in range(self.samples)]
 
     def measure(self, subject: Subject, condition: str = "base") -> Measurement:
-        """One row an answer: `id` (the question's), `question`, `sample`, `text`, `tokens`, `finished`."""
-        return self._measurement(self._generate(subject, [q.text for q, _ in self.asked]), condition)
+        """One row an answer: `id` (the question's), `question`, `sample`, `text`, `tokens`, `finished`; `unscored`,
+        the reason, where the question leaves no room for an answer in the subject's context."""
+        fit = self._fit(subject)
+        answers = self._generate(subject, [q.text for q, _ in self.asked]) if fit else self._unasked()
+        return self._measurement(answers, condition)
 
     def measure_steered(self, subject: Subject, conditions: Sequence[Condition]) -> list[Measurement]:
         """The same under several conditions that each steer one vector by a dose at one layer, in one batch.
@@ -52,6 +57,8 @@ class Samples:
         A decoding step costs a CPU about the same for 64 rows as for 20. Equal to measuring one condition after
         the other, up to the rounding that the size of a batch makes.
         """
+        if not self._fit(subject):
+            return [self._measurement(self._unasked(), c.name) for c in conditions]
         steers = [c.steers[0] for c in conditions for _ in self.asked]
         prompts = [q.text for _ in conditions for q, _ in self.asked]
         doses = [s.dose if s.dose is not None else 0.0 for s in steers]
@@ -60,21 +67,30 @@ class Samples:
         n = len(self.asked)
         return [self._measurement(answers[k * n : (k + 1) * n], c.name) for k, c in enumerate(conditions)]
 
+    def _fit(self, subject: Subject) -> bool:
+        """Whether any question leaves room for an answer."""
+        return any(prompts_fit(subject, [q.text for q in self.questions], new=self.max_new_tokens))
+
+    def _unasked(self) -> list[Answer]:
+        return [Answer(q.text, "", 0, False, BEYOND) for q, _ in self.asked]
+
     def _generate(self, subject: Subject, prompts: Sequence[str]) -> list[Answer]:
         return generate(subject, prompts, self.max_new_tokens, temperature=self.temperature, seed=self.seed)
 
     def _measurement(self, answers: Sequence[Answer], condition: str) -> Measurement:
         rows = [
             {"id": q.id, "question": q.text, "sample": k, "text": a.text, "tokens": a.tokens, "finished": a.finished}
+            | ({"unscored": a.failed} if a.failed else {})
             for (q, k), a in zip(self.asked, answers, strict=True)
         ]
         n = len(rows)
+        written = [a for a in answers if not a.failed]
         summary = {
             "n": n,
             "empty": sum(not a.text for a in answers),
-            **({"beyond_context": beyond} if (beyond := sum(bool(a.failed) for a in answers)) else {}),
-            "mean_tokens": sum(a.tokens for a in answers) / n,
-            "finished": sum(a.finished for a in answers) / n,
-            "distinct_2": distinct_n([a.text for a in answers]),
+            **({"beyond_context": n - len(written)} if len(written) < n else {}),
+            "mean_tokens": sum(a.tokens for a in written) / len(written) if written else None,
+            "finished": sum(a.finished for a in written) / len(written) if written else None,
+            "distinct_2": distinct_n([a.text for a in written]),
         }
         return Measurement("samples", condition, rows, summary)

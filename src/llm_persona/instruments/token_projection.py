@@ -12,6 +12,7 @@ from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
 from llm_persona.subject.chat import render_response
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import BEYOND, Row, readable
 from llm_persona.subject.token_reading import read_tokens
 
 
@@ -29,9 +30,16 @@ class TokenProjection:
         return ["token projection", list(self.responses), self.vector.digest, self.layer]
 
     def measure(self, subject: Subject, condition: str = "base") -> Measurement:
-        """One row a response: `group` and `tokens`, [text, projection] each; the texts joined are the response."""
-        rows = [{"group": r.group, "tokens": read(subject, r, self.vector, self.layer)} for r in self.responses]
-        return Measurement("token-projection", condition, rows, {"n": len(rows), "layer": self.layer})
+        """One row a response: `group` and `tokens`, [text, projection] each; the texts joined are the response. One
+        beyond the subject's context is unscored and has none."""
+        fits = readable(subject, [Row(r.prompt, r.text, r.system) for r in self.responses])
+        rows: list[dict[str, Any]] = [
+            {"group": r.group, "tokens": read(subject, r, self.vector, self.layer)}
+            if fit
+            else {"group": r.group, "tokens": [], "unscored": BEYOND}
+            for r, fit in zip(self.responses, fits, strict=True)
+        ]
+        return Measurement("token-projection", condition, rows, {"n": sum(fits), "layer": self.layer})
 
 
 def read(subject: Subject, response: Response, vector: PersonaVector, layer: int) -> list[tuple[str, float]]:

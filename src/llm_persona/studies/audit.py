@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.paired import paired_shift
 from llm_persona.analysis.quality import assess
 from llm_persona.analysis.shift import author_and_reader
 from llm_persona.analysis.stats import mean_estimate
 from llm_persona.analysis.vectors import PersonaVector, cosines, fit
 from llm_persona.domain.condition import BASE, tuned
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import TooLong, UserError
 from llm_persona.domain.formats import sealed
 from llm_persona.domain.items import Items
+from llm_persona.domain.left_out import LeftOut
+from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.domain.store import digest, file_digest, write_json
 from llm_persona.domain.traits import Question, Trait, load_trait
@@ -27,6 +30,7 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.audit_summary import summarise_audit
 from llm_persona.studies.folder import working_in
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.shortfall import shortfall
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.state import State
 from llm_persona.subject.adapt import check_adapter
@@ -74,6 +78,8 @@ class _TraitWork:
     questions: list[Question]
     before: PersonaVector
     """Extracted from the base on the very rows on which it is extracted again: what the later one is compared with."""
+    fit_left_out: list[dict[str, Any]] = field(default_factory=list)
+    """Fit rows that are longer than the base's context."""
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -179,13 +185,16 @@ def _before(lab: Lab, plan: AuditPlan) -> dict[str, _TraitWork]:
         vector, layer, source = _vector(lab, trait, rows, bank, plan)
         if not vector.norms[layer] > 0:
             raise UserError(f"trait {trait.name}: its vector is zero at layer {layer}; extract it again")
-        before = vector
+        before, left = vector, list[LeftOut]()
         if plan.reextract:
             with State(lab, BASE) as state:
-                before = fit(state.activations(f"{trait.name} fit rows", rows))
+                acts = state.activations(f"{trait.name} fit rows", rows)
+            before, left = fit(acts), list(acts.left_out)
         questions = list(trait.questions_of("test")[: plan.questions])
         test = bank.split("test")[: plan.items]
-        work[trait.name] = _TraitWork(trait, test, rows, vector, layer, source, questions, before)
+        work[trait.name] = _TraitWork(
+            trait, test, rows, vector, layer, source, questions, before, [entry.as_json() for entry in left]
+        )
     return work
 
 
@@ -208,21 +217,28 @@ def _vector(
 def _measure(state: State, model: str, name: str, w: _TraitWork, plan: AuditPlan) -> None:
     """What is measured of one model and trait, alike for base and tuned."""
     benchmark = state.measure(f"{name} likelihood", TraitBenchmark(w.test))
-    found: dict[str, Any] = {"rows": benchmark.rows, "summary": benchmark.summary}
+    found: dict[str, Any] = {"rows": benchmark.rows, "summary": benchmark.summary, "benchmark": benchmark}
     test = labelled(w.test)
+
+    def fitted(rows: Sequence[Response], subject: Subject) -> Activations:
+        try:
+            return record(subject, rows)
+        except TooLong as error:
+            raise TooLong(f"trait {name}, {model}: {error}") from error
 
     def read(subject: Subject) -> Any:
         w.vector.check(subject.n_layers, subject.hidden_size)
-        acts = record(subject, test)
+        acts = fitted(test, subject)
         kept = assess(acts, w.vector, permutations=1).layers[w.layer]
         values: dict[str, Any] = {
             "mean_projection": (acts.values.astype(np.float64).mean(axis=0) * _units(w.vector)).sum(axis=1).tolist(),
-            "by_row": [float(x) for x in acts.values[:, w.layer].astype(np.float64) @ w.vector.unit(w.layer)],
+            "by_row": _by_row(acts, acts.values[:, w.layer].astype(np.float64) @ w.vector.unit(w.layer), len(test)),
+            "left_out": [entry.as_json() for entry in acts.left_out],
             "auc_base_vector": kept.auc,
             "separation_base_vector": kept.separation,
         }
         if plan.reextract:
-            again = w.before if model == "base" else fit(record(subject, w.fit_rows))
+            again = w.before if model == "base" else fit(fitted(w.fit_rows, subject))
             own = assess(acts, again, permutations=1).layers[w.layer]
             values |= {
                 "cosines": cosines(w.before, again).tolist(),
@@ -238,6 +254,14 @@ def _measure(state: State, model: str, name: str, w: _TraitWork, plan: AuditPlan
     found["fixed"] = state.value(f"{name} reads fixed texts", key, read)
     found["groups"] = [r.group for r in test]
     w.found[model] = found
+
+
+def _by_row(acts: Activations, values: np.ndarray, rows: int) -> list[float | None]:
+    """One value a row that was given, None for those left out."""
+    found: list[float | None] = [None] * rows
+    for number, value in zip(acts.kept(range(rows)), values.tolist(), strict=True):
+        found[number] = value
+    return found
 
 
 def _units(vector: PersonaVector) -> np.ndarray:
@@ -262,7 +286,7 @@ def _rows(answers: Sequence[Mapping[str, Any]]) -> list[Response]:
 
 
 def _by_question(rows: Sequence[Response], values: np.ndarray) -> dict[str, list[float]]:
-    return {r.group: [float(x) for x in v] for r, v in zip(rows, values, strict=True)}
+    return {r.group: [float(x) for x in v] for r, v in zip(rows, values, strict=True) if np.isfinite(v).all()}
 
 
 def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,6 +301,7 @@ def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mappi
         "n_items": len(w.test),
         "n_questions": len(w.questions),
         "baseline": base["summary"],
+        "beyond_context": _shortfall(name, w, answers),
         "auc_before": base["fixed"]["auc_base_vector"],
         "tuned": {},
     }
@@ -292,10 +317,16 @@ def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mappi
         projection = {"layer": at, "pole_gap": gap, **author_and_reader(*parts)}
         by_item: dict[str, list[float]] = {}
         for group, after, before in zip(own["groups"], fixed["by_row"], base["fixed"]["by_row"], strict=True):
-            by_item.setdefault(group, []).append(after - before)
+            if after is not None and before is not None:
+                by_item.setdefault(group, []).append(after - before)
         read = mean_estimate(np.array([np.mean(v) for v in by_item.values()]))
-        projection |= {"fixed_texts": read.value, "fixed_texts_ci": read.ci, "n_fixed_texts": read.n}
+        projection |= {
+            "fixed_texts": read.value if by_item else None,
+            "fixed_texts_ci": read.ci,
+            "n_fixed_texts": read.n,
+        }
         asked = [q for q in base["reads base"] if q in own[f"reads {model}"]]
+        same_texts = [r["row"] for r in _left(fixed)] == [r["row"] for r in _left(base["fixed"])]
         profile = np.mean([np.subtract(own[f"reads {model}"][q], base["reads base"][q]) for q in asked], axis=0)
         result["tuned"][model] = {
             **shift,
@@ -315,7 +346,9 @@ def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mappi
             },
             "layer_profile": {
                 "own_answers": profile.tolist() if asked else None,
-                "fixed_texts": np.subtract(fixed["mean_projection"], base["fixed"]["mean_projection"]).tolist(),
+                "fixed_texts": np.subtract(fixed["mean_projection"], base["fixed"]["mean_projection"]).tolist()
+                if same_texts
+                else None,
             },
             "samples": [
                 {"question": a["question"], "base": a["text"], "tuned": b["text"]}
@@ -323,6 +356,22 @@ def _trait_result(name: str, w: _TraitWork, names: Sequence[str], answers: Mappi
             ],
         }
     return result
+
+
+def _shortfall(name: str, w: _TraitWork, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """What of one trait was longer than a model's context."""
+    measured = {
+        model: {"likelihood": own["benchmark"], "samples": Measurement("samples", model, answers[model][name])}
+        for model, own in w.found.items()
+    }
+    left = {"fit": w.fit_left_out, "test": _left(w.found["base"]["fixed"])}
+    left |= {f"test, {model}": rows for model, own in w.found.items() if (rows := _left(own["fixed"])) != left["test"]}
+    return shortfall(measured, left)
+
+
+def _left(fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The test rows that a model left out (none, where an earlier version measured)."""
+    return list(fixed.get("left_out", ()))
 
 
 def _provenance(models: Sequence[TunedModel], lab: Lab, plan: AuditPlan) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,10 +19,9 @@ from llm_persona.analysis.controls import (
 from llm_persona.analysis.layers import layer_bands, read_against_steer
 from llm_persona.analysis.quality import Quality, assess
 from llm_persona.analysis.vectors import PersonaVector, fit
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import TooLong, UserError
 from llm_persona.domain.items import Items
 from llm_persona.domain.provenance import git_revision, versions
-from llm_persona.domain.responses import Response
 from llm_persona.studies.recommend import Recommendation, choose, run_sweep
 from llm_persona.studies.sources import Rows
 from llm_persona.studies.stages import Stages
@@ -63,7 +62,13 @@ class Extraction:
             "controls": self.controls,
             "elicited": self.elicited,
             "judged": self.judged,
+            "left_out": self.left_out,
         }
+
+    @property
+    def left_out(self) -> dict[str, list[dict[str, Any]]]:
+        """By split, the rows that were not recorded since their question is longer than the subject's context."""
+        return {name: [e.as_json() for e in acts.left_out] for name, acts in self.acts.items() if acts.left_out}
 
     def projections(self) -> list[dict[str, Any]]:
         """Each test row's projection at the balanced layer: `group`, `pole`, `projection`, in the rows' order."""
@@ -95,8 +100,10 @@ def extract(
     choosing), whatever the source of the contrast is. `rows.transfer`, responses to another author's items, are read
     as a control; so are the `others`, vectors of other traits.
 
+    Questions of which a row is longer than the subject's context are left out, and listed in the result.
+
     Raises:
-        UserError: a split without rows of both poles.
+        UserError: a split without rows of both poles, or of which nothing is left.
     """
     stages = stages or Stages()
     parts = {"fit": rows.fit, "select": rows.select, "test": rows.test}
@@ -107,13 +114,17 @@ def extract(
     if rows.transfer:
         parts["transfer"] = rows.transfer
 
-    def recorded(part: Sequence[Response]) -> Activations:
-        return record(subject(), part, position)
+    def recorded(name: str) -> Activations:
+        try:
+            return record(subject(), parts[name], position)
+        except TooLong as error:
+            raise TooLong(f"{trait}, split {name!r}: {error}") from error
 
     acts = {
-        name: stages.activations(f"{trait} record {name}", [key, part], partial(recorded, part))
+        name: stages.activations(f"{trait} record {name}", [key, part], partial(recorded, name))
         for name, part in parts.items()
     }
+    left = {entry.group for name in ("fit", "select") for entry in acts[name].left_out}
     vector = fit(
         acts["fit"],
         {
@@ -123,7 +134,7 @@ def extract(
             "position": position,
             "authors": sorted({r.author for r in rows.fit}),
             "reader": "base, no instruction" if not any(r.system for r in rows.fit) else "base, under the instruction",
-            "items": sorted({*rows.made_from, *sweep_items.ids}),
+            "items": sorted({*rows.made_from, *sweep_items.ids} - left),
             "seed": seed,
             "versions": versions(),
             "git": git_revision(),
@@ -139,7 +150,7 @@ def extract(
     vector = replace(vector, meta={**vector.meta, "recommended": kept})
     quality = assess(acts["test"], vector, seed=seed)
     layer = recommended.balanced
-    texts = {name: [r.text for r in part] for name, part in parts.items()}
+    texts = {name: acts[name].kept([r.text for r in part]) for name, part in parts.items()}
     controls: dict[str, Any] = {
         "layer": layer,
         "shuffled_auc": shuffled_auc(acts["fit"], acts["test"], layer, seed=seed),

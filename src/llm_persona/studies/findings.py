@@ -129,6 +129,11 @@ def _clear(ci: list[float | None], p_value: float | None = 0.0) -> bool:
     return ci[0] is not None and ci[1] is not None and (ci[0] > 0 or ci[1] < 0)
 
 
+def _points(shift: dict[str, Any]) -> float | None:
+    """A shift of preference in points; None where no item was scored under both conditions."""
+    return None if shift["preference_shift"] is None else 100 * float(shift["preference_shift"])
+
+
 def _baseline(trait: dict[str, Any]) -> tuple[str, str]:
     base = trait["baseline"]
     text = (
@@ -173,7 +178,8 @@ def _control(trait: dict[str, Any]) -> tuple[str, str]:
     if len(ends) == 2:
         text += f", where the score is {number(ends[0], 0)}% and {number(ends[1], 0)}%"
     dose = controls["dose"]
-    moved = next((abs(p["shift"]["preference_shift"]) for p in trait["steering"] if p["dose"] == dose), None)
+    shifts = (p["shift"]["preference_shift"] for p in trait["steering"] if p["dose"] == dose)
+    moved = next((abs(shift) for shift in shifts if shift is not None), None)
     random = controls["random_preference_movement"]
     if moved is not None and random is not None:
         text += (
@@ -224,8 +230,8 @@ def _instruction(trait: dict[str, Any]) -> tuple[str, str]:
     parts, clear = [], []
     for pole, sign in (("high", 1), ("low", -1)):
         shift = trait["instructed"][pole]["shift"]
-        parts.append(f"{number(100 * shift['preference_shift'], 1)} points ({pole})")
-        right = shift["preference_shift"] * sign > 0
+        parts.append(f"{number(_points(shift), 1)} points ({pole})")
+        right = (shift["preference_shift"] or 0) * sign > 0
         clear.append(right and _clear(shift["preference_shift_ci"], shift["p_value"]))
     text = f"A system prompt moves preference by {' and '.join(parts)}"
     if all(clear):
@@ -244,9 +250,11 @@ def _tuning(trait: dict[str, Any]) -> tuple[str, str] | None:
         shift = row["shift"]
         parts.append(
             f"to the {pole} pole: score {number(shift['score_shift'], 0)} points, preference "
-            f"{number(100 * shift['preference_shift'], 1)} points "
+            f"{number(_points(shift), 1)} points "
             f"({interval([None if c is None else 100 * c for c in shift['preference_shift_ci']], 1)})"
         )
-        clear.append(shift["preference_shift"] * sign > 0 and _clear(shift["preference_shift_ci"], shift["p_value"]))
+        clear.append(
+            (shift["preference_shift"] or 0) * sign > 0 and _clear(shift["preference_shift_ci"], shift["p_value"])
+        )
     text = f"Fine-tuning {'; '.join(parts)}. One seed each: indicative"
     return text + ".", "shown" if all(clear) else "mixed" if any(clear) else "absent"

@@ -28,6 +28,7 @@ from llm_persona.studies.stages import Stages
 from llm_persona.studies.verdicts import reasons, verdicts
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import Row, readable
 from llm_persona.subject.record import record
 from llm_persona.subject.smollm2 import cache_folder
 from llm_persona.subject.trace import readers_for, trace
@@ -177,8 +178,10 @@ def added_constant(steers: Sequence[Steer], units: np.ndarray, layer: int) -> np
 def _read(
     subject: Subject, vector: PersonaVector, layer: int, prompts: Sequence[str], texts: Sequence[str]
 ) -> list[float | None]:
-    """Each answer's projection (response mean) as the base reads it; None for an empty one."""
+    """Each answer's projection (response mean) as the base reads it; None for one that is empty or too long."""
     usable = [k for k, text in enumerate(texts) if text.strip()]
+    fits = readable(subject, [Row(prompts[k], texts[k]) for k in usable])
+    usable = [k for k, fit in zip(usable, fits, strict=True) if fit]
     values: list[float | None] = [None] * len(texts)
     if usable:
         acts = record(subject, [Response(prompts[k], texts[k], "neutral", "") for k in usable])

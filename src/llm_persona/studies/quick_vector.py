@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.quality import assess
 from llm_persona.analysis.vectors import PersonaVector, fit
+from llm_persona.domain.errors import TooLong
 from llm_persona.domain.item_sources import load_items
 from llm_persona.domain.items import Items
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.responses import labelled
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import BEYOND
 from llm_persona.subject.record import record
 
 FIT, SELECT, TOGETHER = 16, 8, 2
@@ -40,10 +43,15 @@ def quick_vector(
         pieces: list[Activations] = []
         for first in range(0, len(part), TOGETHER):
             chunk = part[first : first + TOGETHER]
-            pieces.append(record(subject, labelled(chunk)))
+            with suppress(TooLong):  # the others may fit
+                pieces.append(record(subject, labelled(chunk)))
             done += len(chunk)
             if done < total:
                 yield done, total, None
+        if not pieces:
+            raise TooLong(
+                f"{trait}: its items are {BEYOND} of {subject.max_length} tokens; take a model that reads more"
+            )
         acts.append(_joined(pieces))
     vector = fit(acts[0], _meta(subject, trait, fitting, choosing))
     best = assess(acts[1], vector, permutations=1).best

@@ -117,6 +117,11 @@ def model_card(results: dict[str, Any]) -> str:
     unscored = {n: t["baseline"]["n_unscored"] for n, t in results["traits"].items() if t["baseline"]["n_unscored"]}
     if unscored:
         limits.append("Unscored items: " + ", ".join(f"{n} {count}" for n, count in unscored.items()) + ".")
+    limits += [
+        f"{escaped(name)}: {escaped(sentence)}"
+        for name, trait in results["traits"].items()
+        for sentence in trait.get("beyond_context", {}).get("sentences", ())
+    ]
     return (
         "\n\n".join(
             [

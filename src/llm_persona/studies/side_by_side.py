@@ -87,13 +87,14 @@ def find_zero(subject: Subject, rows: Sequence[Response]) -> Zero:
     Raises:
         UserError: fewer than two questions, or a pole without rows.
     """
+    acts = record(subject, rows)
+    rows, read = acts.kept(rows), acts.values
     firsts = list({row.group: row for row in reversed(rows)}.values())[::-1]
     high = np.array([row.pole == "high" for row in rows], dtype=bool)
     if len(firsts) < 2 or not high.any() or high.all():
         raise UserError(
             f"find_zero: {len(firsts)} questions, {int(high.sum())} high of {len(rows)} rows; give both poles"
         )
-    read = record(subject, rows).values
     response = (read[high].mean(axis=0) + read[~high].mean(axis=0)) / 2
     prompts = record(subject, firsts, "prompt_last").values
     return Zero(prompts.mean(axis=0), response, prompts, len(firsts), len(rows))

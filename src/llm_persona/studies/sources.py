@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_persona.analysis.quality import assess
@@ -18,7 +18,7 @@ from llm_persona.studies.judge_filter import JudgeFilter
 from llm_persona.subject.elicit import ElicitationPlan, Elicited, elicit, prompts_of
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import BEYOND, Row, readable
+from llm_persona.subject.packing import BEYOND
 from llm_persona.subject.record import Position, record
 
 Filter = Literal["none", "projection"]
@@ -81,24 +81,6 @@ def item_sets(
 def labelled_rows(sets: ItemSets) -> Rows:
     """The labelled contrast of item sets."""
     return Rows(labelled(sets.fit), labelled(sets.choosing), labelled(sets.test), labelled(sets.transfer))
-
-
-def within_context(subject: Subject, sets: ItemSets) -> tuple[ItemSets, int]:
-    """The sets without items of which a response is longer than the subject's context, and how many these are.
-
-    Raises:
-        UserError: a set of which nothing is left.
-    """
-    left: dict[str, Any] = {}
-    out = 0
-    for name in ("fit", "select", "test", "second", "transfer"):
-        items: Items = getattr(sets, name)
-        fits = [all(readable(subject, [Row(item.prompt, text) for text in item.responses.values()])) for item in items]
-        left[name] = Items([item for item, fit in zip(items, fits, strict=True) if fit], items.source)
-        out += len(items) - len(left[name])
-        if items and not left[name]:
-            raise UserError(f"{items.source}: every item of split {name!r} is {BEYOND} of {subject.max_length} tokens")
-    return (replace(sets, **left) if out else sets), out
 
 
 @dataclass(frozen=True)
@@ -202,7 +184,10 @@ def _expressed(subject: Subject, sets: ItemSets, found: dict[Split, Elicited]) -
             kept[split] = part
             continue
         plain = [Response(r.prompt, r.text, r.pole, r.group) for r in part.rows]
-        values = projections(record(subject, plain).values, vector)[:, layer]
+        read = record(subject, plain)
+        values = iter(projections(read.values, vector)[:, layer])
+        left = {entry.row for entry in read.left_out}
+        part = part.keep([n not in left for n in range(len(part.rows))], BEYOND)
         mask = [bool(v > middle) == (r.pole == "high") for v, r in zip(values, part.rows, strict=True)]
         kept[split] = part.keep(mask, "not expressed")
     return kept

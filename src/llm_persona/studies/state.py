@@ -15,6 +15,7 @@ from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
 from llm_persona.studies.lab import Instrument, Lab
 from llm_persona.subject.load import Subject
+from llm_persona.subject.packing import Row, readable
 from llm_persona.subject.record import record
 
 
@@ -63,12 +64,18 @@ class State:
         )
 
     def projections(self, name: str, rows: Sequence[Response], vector: PersonaVector) -> np.ndarray:
-        """Projection of each row on each layer's unit direction, [rows, layers], as read in this state."""
+        """Projection of each row on each layer's unit direction, [rows, layers], as read in this state; NaN for a row
+        that is longer than the subject's context."""
 
         def make(subject: Subject) -> Any:
-            return projections(record(subject, rows).values, vector).tolist() if rows else []
+            fits = readable(subject, [Row(r.prompt, r.text, r.system) for r in rows])
+            asked = [r for r, fit in zip(rows, fits, strict=True) if fit]
+            found = iter(projections(record(subject, asked).values, vector).tolist() if asked else [])
+            return [next(found) if fit else None for fit in fits]
 
-        return np.array(self.value(name, [list(rows), vector.digest], make)).reshape(len(rows), vector.n_layers)
+        found = self.value(name, [list(rows), vector.digest], make)
+        nothing = [np.nan] * vector.n_layers
+        return np.array([nothing if row is None else row for row in found]).reshape(len(rows), vector.n_layers)
 
     def _named(self, name: str) -> str:
         return f"{self.condition.name} {name}"

@@ -142,6 +142,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     phase(TraitStudy.written)
     phase(TraitStudy.tokens)
     phase(lambda s: s.activation_shift(folder / "adapters"))
+    phase(TraitStudy.shortfall)
     write_answers(folder / FILE, [a for s in studies for a in s.answers()])
     if judge is not None:
         phase(lambda s: s.judged(judge))

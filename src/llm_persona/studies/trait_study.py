@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.extraction import Extraction, extract
 from llm_persona.studies.judged import judge_answers, judged_rows
 from llm_persona.studies.lab import Instrument, Lab
+from llm_persona.studies.shortfall import shortfall
 from llm_persona.studies.sources import item_sets, labelled_rows
 from llm_persona.studies.stored_answers import StoredAnswer, stored
 from llm_persona.subject.packing import Row
@@ -218,13 +220,15 @@ class TraitStudy:
             f"{self.name} perplexity of answers", Perplexity([Row(r.prompt, r.text) for r in together])
         )
         self.readings: dict[str, dict[str, float]] = {}  # by question
-        self.projected: dict[str, list[float]] = {}  # by answer that is not empty
+        self.read_back: dict[str, Measurement] = {}
+        self.projected: dict[str, list[float | None]] = {}  # by answer that is not empty
         perplexities = {}
         start = 0
         for name in names:
             part = slice(start, start + len(rows[name]))
             self.projected[name] = [r["projection"] for r in projection.rows[part]]
-            self.readings[name] = means_by_group([r.group for r in rows[name]], self.projected[name])
+            self.readings[name] = _means(rows[name], self.projected[name])
+            self.read_back[name] = Measurement(projection.instrument, name, projection.rows[part])
             perplexities[name] = pooled_perplexity(surprise.rows[part])
             start = part.stop
         before = self.readings["base"]
@@ -257,7 +261,10 @@ class TraitStudy:
             return
         found = self.lab.read(f"{self.name} read tokens", TokenProjection(rows, self.reader, self.layer)).rows
         for sample, row in zip(samples, found, strict=True):
-            sample["tokens"] = [[text, round((along - self.midpoint) / self.gap, 3)] for text, along in row["tokens"]]
+            if row["tokens"]:
+                sample["tokens"] = [
+                    [text, round((along - self.midpoint) / self.gap, 3)] for text, along in row["tokens"]
+                ]
 
     def _places(self) -> list[tuple[dict[str, Any], str]]:
         """Where in the results each condition's row is."""
@@ -296,7 +303,8 @@ class TraitStudy:
             def train(out: Path = out, data: Any = data, recipe: Recipe = recipe, pole: str = pole) -> Any:
                 note = f"Trained to the {pole} pole of {self.name}."
                 done = finetune(self.lab.subject(), data, out, recipe, self.config.seed, note, overwrite=True)
-                return {"examples": done.examples, "steps": done.steps, "losses": done.losses}
+                skipped = len(done.skipped)
+                return {"examples": done.examples, "skipped": skipped, "steps": done.steps, "losses": done.losses}
 
             if not holds_training(out, key):
                 self.lab.stages.forget(f"{self.name} tune {pole}", key)
@@ -324,11 +332,10 @@ class TraitStudy:
             )
             found = [r["projection"] for r in reading.rows]
             split = len(answers["base"])
-            groups = [r.group for r in together]
-            by_base = means_by_group(groups[:split], found[:split])
-            by_tuned = means_by_group(groups[split:], found[split:])
+            by_base = _means(together[:split], found[:split])
+            by_tuned = _means(together[split:], found[split:])
             start, author = self.readings["base"], self.readings[name]
-            both = [g for g in start if g in author]
+            both = [g for g in start if g in author and g in by_base and g in by_tuned]
 
             def shift(values: dict[str, float], both: list[str] = both, start: dict[str, float] = start) -> Any:
                 return paired_means([values[g] for g in both], [start[g] for g in both])
@@ -340,6 +347,13 @@ class TraitStudy:
                 "reader": shift(by_base),
                 "both": shift(by_tuned),
             }
+
+    def shortfall(self) -> None:
+        """What was longer than the subject's context, under every condition and in the vector's rows."""
+        self.results["beyond_context"] = shortfall(
+            {label_of(name): {**found, "reading": self.read_back[name]} for name, found in self.measured.items()},
+            self.extraction.left_out,
+        )
 
     def answers(self) -> list[StoredAnswer]:
         """Every answer of every condition, in the order of the study, with its projection (after `written`)."""
@@ -384,6 +398,12 @@ class TraitStudy:
             "samples": [{"question": r["question"], "text": r["text"]} for r in shown],
             "rows": [{k: r[k] for k in ROW if k in r} for r in measured["likelihood"].rows],
         }
+
+
+def _means(rows: Sequence[Response], projected: Sequence[float | None]) -> dict[str, float]:
+    """Mean projection by question, of the answers that could be read."""
+    read = [(row.group, value) for row, value in zip(rows, projected, strict=True) if value is not None]
+    return means_by_group([group for group, _ in read], [value for _, value in read])
 
 
 def label_of(name: str) -> str:

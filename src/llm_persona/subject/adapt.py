@@ -12,6 +12,7 @@ import torch
 from llm_persona.domain.adapters import adapter_fault
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import read_json
+from llm_persona.subject.hub_files import check_hub_files
 from llm_persona.subject.load import Subject
 
 MERGE_LIMIT = 2 << 30
@@ -31,6 +32,7 @@ def check_adapter(folder: str | Path) -> Path:
         )
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {str(folder)!r}: no adapter_model.safetensors there; save it as safetensors")
+    check_hub_files(path, f"adapter {str(folder)!r}")
     fault = adapter_fault(path)
     if fault:
         raise UserError(

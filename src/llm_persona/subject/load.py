@@ -18,6 +18,7 @@ from llm_persona.domain.inside import inside
 from llm_persona.domain.store import file_digest, read_json
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
 from llm_persona.subject.file_digests import file_digests
+from llm_persona.subject.hub_files import check_hub_files, hub_snapshot
 from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -147,6 +148,9 @@ def load_subject(
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     source, extra, revision = _locate(model)
+    of_hub = not revision
+    if of_hub:
+        _check_hub(model)
     # weights of a repository that has pickled ones alone would be converted for us by a service of the Hub
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     given: dict[str, Any] = {"trust_remote_code": trust_remote_code, **extra}
@@ -162,6 +166,8 @@ def load_subject(
         if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "huggingface_hub", "httpx"):
             raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
         raise
+    if of_hub:  # what has just come
+        _check_hub(model)
     loaded = loaded.to(where).eval().requires_grad_(False)
     subject = wrap(loaded, tokenizer, name=model, revision=revision or str(getattr(loaded.config, "_commit_hash", "")))
     if adapter is not None:
@@ -216,11 +222,19 @@ def _locate(model: str) -> tuple[str, dict[str, Any], str]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model {model!r}: the folder holds no config.json; give a transformers model folder")
+        check_hub_files(path, f"model {model!r}")
         _check_weights(path, model)
         return str(path), {}, folder_revision(path)
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise UserError(f"model {model!r}: no such folder; give {DEFAULT_MODEL}, a folder, a .gguf file or a Hub id")
     return model, {}, ""
+
+
+def _check_hub(model: str) -> None:
+    """What the Hub's cache holds of a model is what its digests say."""
+    folder = hub_snapshot(model)
+    if folder is not None:
+        check_hub_files(folder, f"model {model!r}")
 
 
 def _check_weights(path: Path, model: str) -> None:

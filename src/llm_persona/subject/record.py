@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 
 from llm_persona.analysis.activations import Activations
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Shortfall, TooLong, UserError
+from llm_persona.domain.left_out import LeftOut, opening, questions
 from llm_persona.domain.responses import Response
+from llm_persona.domain.traits import POLES
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import room
-from llm_persona.subject.packing import Packed, Row, in_batches
+from llm_persona.subject.packing import BEYOND, Packed, Row, in_batches, readable
 from llm_persona.subject.reading import reading
 
 Position = Literal["response_mean", "prompt_last", "prompt_mean"]
@@ -35,16 +38,27 @@ def record(
     Layer l is the output of decoder block l. `response_mean` averages over exactly the response's own
     tokens; `prompt_last` is the token before the first of them; `prompt_mean` averages over the prompt.
 
+    A row that is longer than the subject's context is left out, with a warning, and so are the rows of either pole to
+    the same question, so that the poles stay balanced: `left_out` lists them.
+
     Returns:
         Activations, `values` float32 [rows, layers, hidden], in the rows' order; beyond 64 MiB they lie in a file.
 
     Raises:
-        UserError: no rows, an unknown position, or a row that cannot be rendered.
+        UserError: no rows, an unknown position, or a row that cannot be rendered. TooLong: no row is left.
     """
     if not rows:
         raise UserError("nothing to record: no rows were given")
     if position not in POSITIONS:
         raise UserError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
+    left = beyond_context(subject, rows)
+    if left:
+        missing = {entry.row for entry in left}
+        given, rows = len(rows), [row for number, row in enumerate(rows) if number not in missing]
+        said = f"{len(left)} of {given} rows left out: {len(questions(left))} questions have a row {_limit(subject)}"
+        if not rows:
+            raise TooLong(f"{said}; shorten them, or take a model that reads more")
+        warnings.warn(said, Shortfall, stacklevel=3)  # past the decorator
     values = room((len(rows), subject.n_layers, subject.hidden_size))
     for part in _parts(rows):
 
@@ -55,7 +69,27 @@ def record(
                 progress(len(packed.spans))
 
         in_batches(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], keep)
-    return Activations(values, [r.pole for r in rows], [r.group for r in rows])
+    return Activations(values, [r.pole for r in rows], [r.group for r in rows], left)
+
+
+def beyond_context(subject: Subject, rows: Sequence[Response]) -> tuple[LeftOut, ...]:
+    """The rows that `record` leaves out: those longer than the subject's context, and the rows of either pole to the
+    same questions.
+
+    Raises:
+        UserError: a row that cannot be rendered for another reason.
+    """
+    fits = readable(subject, [Row(r.prompt, r.text, r.system) for r in rows])
+    spoilt = {r.group for r, fit in zip(rows, fits, strict=True) if not fit and r.pole in POLES}
+    return tuple(
+        LeftOut(number, str(r.group), r.pole, opening(r.prompt), BEYOND, not fit)
+        for number, (r, fit) in enumerate(zip(rows, fits, strict=True))
+        if not fit or (r.pole in POLES and r.group in spoilt)
+    )
+
+
+def _limit(subject: Subject) -> str:
+    return f"{BEYOND} of {subject.max_length} tokens"
 
 
 def _parts(rows: Sequence[Response]) -> Iterator[slice]:

@@ -76,7 +76,7 @@ def _seeds(text: str, control: bool) -> list[TunedModel]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from llm_persona.interfaces.cli.terminal import cell, span, table
+    from llm_persona.interfaces.cli.terminal import cell, plain, span, table
 
     rows = []
     for name, trait in result["traits"].items():
@@ -97,6 +97,9 @@ def _print(result: dict[str, Any]) -> None:
     click.echo(f"rule: {result['rule']}")
     for sentence in result["sentences"]:
         click.echo(sentence)
+    for name, trait in result["traits"].items():
+        for sentence in trait["beyond_context"]["sentences"]:
+            click.echo(plain(f"- {name}: {sentence}"))
     both = result["agreement"]["both"]
     if both["spearman"] is not None:
         click.echo(

@@ -106,7 +106,7 @@ def run(
 def _summary(results: dict[str, Any]) -> None:
     from llm_persona.interfaces.cli.agreement import print_agreement
     from llm_persona.interfaces.cli.quiet import is_quiet
-    from llm_persona.interfaces.cli.terminal import cell, span, table
+    from llm_persona.interfaces.cli.terminal import cell, plain, span, table
 
     if is_quiet():
         return
@@ -132,5 +132,8 @@ def _summary(results: dict[str, Any]) -> None:
             for reason, count in graded["unscored"].items():
                 click.echo(f"- {name}: {count} of {graded['n']} judged answers unscored: {reason}")
             click.echo(f"{name}: {results['judge']['gates'][name]['state']}")
+    for name, trait in results["traits"].items():
+        for sentence in trait["beyond_context"]["sentences"]:
+            click.echo(plain(f"- {name}: {sentence}"))
     for finding in results["findings"]:
         click.echo(f"- {finding['trait']}: {finding['text']} [evidence: {finding['evidence']}]")

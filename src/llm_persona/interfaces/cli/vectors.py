@@ -68,11 +68,12 @@ def extract(
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.judging.opening import open_judge
-    from llm_persona.interfaces.cli.terminal import StudyProgress, status
+    from llm_persona.interfaces.cli.terminal import StudyProgress, plain, status
     from llm_persona.studies.extraction import extract as run_extraction
     from llm_persona.studies.judge_filter import JudgeFilter
     from llm_persona.studies.recommend import most_layers
-    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows, within_context
+    from llm_persona.studies.shortfall import shortfall
+    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows
     from llm_persona.studies.stages import Stages
     from llm_persona.subject.elicit import ElicitationPlan
     from llm_persona.subject.remote.caller import Limits
@@ -99,11 +100,6 @@ def extract(
         subject = load_model(model, dtype, device)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
-    sets, beyond = within_context(subject, sets)
-    if beyond:
-        click.echo(
-            f"{beyond} items left out: a response is longer than the model's {subject.max_length} tokens", err=True
-        )
     with status("making the contrast"):
         rows = source_rows(subject, loaded, sets, plan)
     with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
@@ -111,8 +107,11 @@ def extract(
         found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
                                layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
-    result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": beyond}
+    left = {(name, row["group"]) for name, rows in found.left_out.items() for row in rows}
+    result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": len(left)}
     _print_layers(result)
+    for sentence in shortfall({}, found.left_out)["sentences"]:
+        click.echo(f"- {plain(sentence)}")
     write_result(json_path, result)
     click.echo(f"wrote {out}; steer with: llm-persona steer --vector {out} --layer auto --dose 0.2 --prompt ...")
 

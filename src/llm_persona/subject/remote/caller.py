@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ class Estimate:
         )
 
 
+class Clock:
+    """The time that calls and pauses take; another one may be put in its place."""
+
+    def within(self, seconds: float) -> AbstractAsyncContextManager[Any]:
+        """What is done inside ends in a TimeoutError after so many seconds."""
+        return asyncio.timeout(seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
 class Caller:
     """Calls one endpoint. Replies are kept in `cache` (a folder) by the digest of endpoint and request, so an
     interrupted batch goes on where it was; a reply with an error is never kept."""
@@ -81,6 +94,7 @@ class Caller:
         self.cache = cache
         self.limits = limits or Limits()
         self.record = Record()
+        self.clock = Clock()
 
     def estimate(self, requests: Sequence[ChatRequest], rates: tuple[float, float] | None = None) -> Estimate:
         """What the requests would cost. `rates`: price of a million tokens in, and out."""
@@ -144,7 +158,7 @@ class Caller:
             self.record.calls += 1
             wait: float | None = None
             try:
-                async with asyncio.timeout(limits.seconds):
+                async with self.clock.within(limits.seconds):
                     reply = await self.endpoint.ask(request)
                 self.record.prompt_tokens += reply.prompt_tokens
                 self.record.completion_tokens += reply.completion_tokens
@@ -161,7 +175,7 @@ class Caller:
                 reason = f"no whole reply within {limits.seconds:g} s"
             self.record.retries[reason] += 1
             if attempt + 1 < limits.attempts:
-                await asyncio.sleep(self._pause(attempt, wait, request))
+                await self.clock.sleep(self._pause(attempt, wait, request))
         self.record.failures[reason] += 1
         return Failure(reason)
 
