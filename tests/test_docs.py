@@ -12,7 +12,7 @@ from doc_blocks import LANGUAGES, NOT_RUN, blocks, page_folder, pages, run_block
 from llm_persona.interfaces.cli.main import COMMANDS
 
 QUICK = [page for page in pages() if any(b.how == "quick" for b in blocks(page))]
-SHOWN = ("", "text", "bibtex")
+SHOWN = ("", "text", "yaml")
 """Languages of blocks that are no command."""
 
 
