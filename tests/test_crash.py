@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 from conftest import make_subject
 from failpoints import Point, killed
+from readers import ITEM
 
-from llm_persona.analysis.vectors import fit
+from llm_persona.analysis.vectors import PersonaVector, fit
 from llm_persona.domain import store
+from llm_persona.domain.condition import BASE
 from llm_persona.domain.errors import UserError
+from llm_persona.domain.items import Items, parse_item
 from llm_persona.domain.responses import Response
 from llm_persona.domain.store import appearing, read_json, write_json
 from llm_persona.instruments.judging.scripted import ScriptedJudge
+from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.interfaces.cli.main import run
+from llm_persona.studies import evaluation
 from llm_persona.studies import screen as screening
 from llm_persona.studies.audit import AuditPlan, TunedModel, audit
 from llm_persona.studies.folder import working_in
@@ -224,6 +229,89 @@ def test_a_study_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(tiny_
     assert hidden(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("results.json", errno.ENOSPC), ("results.json", errno.EROFS), ("report.html", errno.ENOSPC),
+     ("manifest.json", errno.ENOSPC), ("openness.safetensors", errno.ENOSPC)],
+)  # fmt: skip
+def test_a_study_that_may_not_write_one_file_names_it_and_ends_the_same_when_it_may(
+    tiny_run, tmp_path, monkeypatch, capsys, name, number
+):
+    folder, command = tiny_run.copied(tmp_path)
+    path = next(folder.rglob(name))
+    expected = contents(path)
+    path.unlink()
+    real = os.fsync
+
+    def refuse(handle: int) -> None:
+        if name in Path(f"/proc/self/fd/{handle}").readlink().name:
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.os, "fsync", refuse)
+        assert run(command) == 2
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llm-persona:")]
+    assert len(shown) == 1 and name in shown[0] and os.strerror(number) in shown[0]
+    assert not path.exists()
+    assert run(command) == 0
+    assert read_json(folder / "manifest.json")["stages_made"] == 0
+    if name != "manifest.json":  # (which tells the time that this run took)
+        assert contents(path) == expected
+    assert hidden(folder) == []
+
+
+def contents(path: Path) -> object:
+    """What a file says (the order of a tensor file's metadata is no part of that)."""
+    return PersonaVector.load(path).digest if path.suffix == ".safetensors" else path.read_bytes()
+
+
+def test_a_place_where_no_folder_can_be_made_is_one_line_before_a_model_is_loaded(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    command = tiny_run.command(tmp_path / "read-only" / "run")
+    real = Path.mkdir
+
+    def refuse(self: Path, *given: object, **more: object) -> None:
+        if "read-only" in str(self):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        real(self, *given, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr("llm_persona.studies.lab.load_subject", None)
+    assert run(command) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written (Read-only file system); choose a writable folder" in said
+
+
+@forked
+def test_a_study_in_a_folder_where_another_process_works_is_refused_and_goes_on_when_that_has_ended(
+    tiny_run, tmp_path, capsys
+):
+    folder, command = tiny_run.copied(tmp_path)
+    (folder / "results.json").unlink()
+    (told, tell), (asked, ask) = os.pipe(), os.pipe()
+    other = os.fork()
+    if other == 0:
+        try:
+            with working_in(folder, "running a study"):
+                os.write(tell, b"in")
+                os.read(asked, 1)
+        finally:
+            os._exit(0)
+    try:
+        assert os.read(told, 2) == b"in"
+        assert run(command) == 2
+        said = capsys.readouterr().err
+        assert f"--out {folder}: another process is running a study there; wait or choose another folder" in said
+        assert not (folder / "results.json").exists()
+    finally:
+        os.write(ask, b"x")
+        os.waitpid(other, 0)
+    assert run(command) == 0
+    assert (folder / "results.json").read_bytes() == (tiny_run.folder / "results.json").read_bytes()
+
+
 def test_a_stage_survives_the_removal_of_its_folder_in_the_middle(tmp_path):
     stages = Stages(tmp_path / "cache")
 
@@ -234,6 +322,21 @@ def test_a_stage_survives_the_removal_of_its_folder_in_the_middle(tmp_path):
     stages.value("first", 0, lambda: 1)
     assert stages.value("second", 0, make) == {"x": 1}
     assert Stages(tmp_path / "cache").has("second", 0)
+
+
+def test_an_evaluation_survives_the_removal_of_the_cache_in_the_middle(tiny, cache, monkeypatch):
+    monkeypatch.setattr(evaluation, "PART", 2)
+    items = Items([parse_item({**ITEM, "query": f"What {n}?"}, "here", str(n)) for n in range(6)], "here")
+    plan = evaluation.EvaluationPlan(TraitBenchmark(()))
+    undisturbed = evaluation.evaluate_sets(tiny, {"x": items}, {"x": BASE}, plan)
+    done: list[int] = []
+
+    def gone(count: int) -> None:
+        done.append(count)
+        shutil.rmtree(cache)
+
+    assert evaluation.evaluate_sets(tiny, {"x": items}, {"x": BASE}, plan, gone) == undisturbed
+    assert done == [2, 2, 2]
 
 
 def test_a_clock_set_back_and_files_from_the_future_change_nothing(tiny_run, tmp_path, monkeypatch):
