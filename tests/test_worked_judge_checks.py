@@ -40,7 +40,8 @@ def test_differences_of_two_readings_are_told_with_interval_spread_and_correlati
     assert (two["sd"], two["correlation"]) == (pytest.approx(np.std([-2, 4], ddof=1)), None)
     assert differences([3, 9, 4], [5, 5, 5])["correlation"] is None
     assert differences([5, 5, 5], [3, 9, 4])["correlation"] is None
-    assert differences([1, 2, 3], [1, 2, 4])["correlation"] is not None
+    assert differences([3, 9], [5, 6])["correlation"] is None  # two points always lie on a line
+    assert differences([1, 2, 3], [1, 2, 1.5])["correlation"] == pytest.approx(0.5)
     assert differences([0, 0, 0, 50], [0, 0, 0, 0])["ci"][0] == 0.0  # no difference is below none
 
 
