@@ -124,7 +124,7 @@ def test_the_first_fault_is_named_and_the_others_are_counted(data):
     [
         ("[1, 2]", "mine.yaml: a trait file is a mapping of fields; see `llm-persona traits new`"),
         ("a: 1\nb: &x 2\nc: *x\n", "mine.yaml:3: uses the alias *x; write the value out there"),
-        ("a: 1\nb: [1\n", "mine.yaml:3: not valid YAML ("),
+        ("a: 1\nb: [1\n", "mine.yaml:3: not valid YAML (did not find expected ',' or ']'"),
         ('a: !!int ""\n', "mine.yaml: not valid YAML; save it as plain UTF-8 text, values without tags"),
     ],
 )

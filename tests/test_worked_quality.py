@@ -44,6 +44,7 @@ def test_every_number_of_a_locked_test_is_the_one_worked_out_by_hand():
     pooled = np.sqrt((np.var([3, 2, 5]) + np.var([1, 2, 0, 6])) / 2)
     assert first.effect_size == pytest.approx((10 / 3 - 9 / 4) / pooled)
     assert (first.norm, first.dose_per_unit) == (2.0, 0.5)
+    assert first.band == second.band == "poor"
     assert (second.norm, second.dose_per_unit) == (3.0, 0.0)  # nothing was measured there to compare the norm with
     assert second.auc == pytest.approx(float(auc(-SCORES[:, 1], HIGH)))
     assert [layer["layer"] for layer in found.as_json()] == [0, 1]
@@ -83,11 +84,12 @@ def test_intervals_are_the_bootstrap_s_over_questions(monkeypatch):
     """Twelve questions, ties among their scores, and an interval that touches neither end."""
     monkeypatch.setattr(quality, "DRAWS", 200)
     rng = np.random.default_rng(21)
-    poles, groups = ["high", "low", "high", "low"] * 12, np.repeat(np.arange(12), 4)
+    poles, groups = ["high", "low", "high"] * 12, np.repeat(np.arange(12), 3)
     high = np.array([p == "high" for p in poles])
-    x = np.round(rng.standard_normal(48) + 0.5 * high)
-    one = PersonaVector(np.ones((1, 1), np.float32), np.ones(1, np.float32), {})
+    x = np.round(rng.standard_normal(36) + 0.5 * high)
+    one = PersonaVector(np.ones((1, 1), np.float32), np.full(1, 0.5, np.float32), {})
     found = assess(acts(x[:, None], poles, groups), one, permutations=1, seed=3).layers[0]
+    assert found.dose_per_unit == 2.0
     draws, gaps = [], []
     for row in bootstrap_weights(12, 200, 4):
         chosen = np.concatenate([np.repeat(np.flatnonzero(k == groups), int(w)) for k, w in enumerate(row)])
