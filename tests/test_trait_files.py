@@ -80,7 +80,8 @@ def test_who_reviewed_a_trait_does_not_change_its_digest_and_everything_else_doe
 @pytest.mark.parametrize("kind", ["instruction_pairs", "questions"])
 def test_an_id_that_occurs_twice_is_named(kind, data):
     data[kind][1]["id"] = data[kind][0]["id"]
-    assert said(data).endswith(f"{kind}: id {data[kind][0]['id']!r} occurs twice")
+    twice = data[kind][0]["id"]
+    assert said(data) == f"mine.yaml: file: Value error, {kind}: id {twice!r} occurs twice"
 
 
 def test_items_of_one_id_or_content_are_named(data):
@@ -112,6 +113,8 @@ def test_a_rubric_holds_each_field_once(rubric, data):
 def test_the_first_fault_is_named_and_the_others_are_counted(data):
     found = said({**data, "title": 3, "family": 4, "source": 5})
     assert found == "mine.yaml: title: Input should be a valid string (and 2 more)"
+    assert said({**data, "title": 3, "family": 4}).endswith("string (and 1 more)")
+    assert said({**data, "title": 3}).endswith("string")
     assert said({**data, "facets": [{**data["facets"][0], "high": ""}]}).startswith("mine.yaml: facets.0.high: ")
     assert said({**data, "name": "No Name"}).startswith("mine.yaml: name: ")
 
@@ -121,7 +124,7 @@ def test_the_first_fault_is_named_and_the_others_are_counted(data):
     [
         ("[1, 2]", "mine.yaml: a trait file is a mapping of fields; see `llm-persona traits new`"),
         ("a: 1\nb: &x 2\nc: *x\n", "mine.yaml:3: uses the alias *x; write the value out there"),
-        ("a: 1\nb: [1\n", "mine.yaml:3: not valid YAML ("),
+        ("a: 1\nb: [1\n", "mine.yaml:3: not valid YAML (did not find expected ',' or ']'"),
         ('a: !!int ""\n', "mine.yaml: not valid YAML; save it as plain UTF-8 text, values without tags"),
     ],
 )
@@ -143,5 +146,8 @@ def test_traits_are_listed_in_the_literature_s_order_and_read_from_either_suffix
     assert (
         str(caught.value) == f"unknown trait 'opennes'; known: {', '.join(list_traits())}; or give a trait's .yaml file"
     )
-    with pytest.raises(UserError, match=r"trait file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such trait file; check"):
         load_trait(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"bad\.yaml: a trait file is a mapping"):
+        read_trait(tmp_path / "bad.yaml")

@@ -95,7 +95,7 @@ def test_a_trait_of_another_package_is_found_by_its_entry_point(monkeypatch):
 
     path = str(Path(__file__).resolve().parents[1] / "docs" / "examples" / "risk-taking.yaml")
     point = type("Point", (), {"name": "risk-taking", "load": lambda self: path})()
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == "llm_persona.traits" else [])
     assert traits.list_traits()[-1] == "risk-taking"
     assert traits.load_trait("risk-taking").family == "custom"
     traits._installed.cache_clear()

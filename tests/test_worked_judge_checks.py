@@ -40,7 +40,8 @@ def test_differences_of_two_readings_are_told_with_interval_spread_and_correlati
     assert (two["sd"], two["correlation"]) == (pytest.approx(np.std([-2, 4], ddof=1)), None)
     assert differences([3, 9, 4], [5, 5, 5])["correlation"] is None
     assert differences([5, 5, 5], [3, 9, 4])["correlation"] is None
-    assert differences([1, 2, 3], [1, 2, 4])["correlation"] is not None
+    assert differences([3, 9], [5, 6])["correlation"] is None  # two points always lie on a line
+    assert differences([1, 2, 3], [1, 2, 1.5])["correlation"] == pytest.approx(0.5)
     assert differences([0, 0, 0, 50], [0, 0, 0, 0])["ci"][0] == 0.0  # no difference is below none
 
 
@@ -79,7 +80,10 @@ def test_the_length_correlation_stays_within_its_bounds_and_needs_two_items(monk
     assert (up["value"], up["ci"][1]) == (pytest.approx(1), pytest.approx(1))
     assert up["ci"][1] <= 1
     assert (down["value"], down["ci"][0]) == (pytest.approx(-1), pytest.approx(-1))
-    assert down["ci"][0] >= -1
+    nearly = length_correlation([6, 5, 4, 3, 1, 2], [1, 2, 3, 4, 5, 6], *rows)
+    assert nearly["ci"][0] == -1.0 < nearly["value"]
+    assert length_correlation([1, 2], [1, 2], ["high"] * 2, ["a", "b"])["value"] == pytest.approx(1)
+    assert length_correlation([5, 5], [1, 2], ["high"] * 2, ["a", "b"])["value"] == 0  # it follows nothing
     one = length_correlation([1, 2, 3], [1, 3, 2], ["high"] * 3, ["a"] * 3)
     assert one["value"] == pytest.approx(spearmanr([1, 2, 3], [1, 3, 2]).statistic)
     assert (one["ci"], one["n"], one["n_items"]) == (None, 3, 1)

@@ -44,16 +44,19 @@ def test_every_number_of_a_locked_test_is_the_one_worked_out_by_hand():
     pooled = np.sqrt((np.var([3, 2, 5]) + np.var([1, 2, 0, 6])) / 2)
     assert first.effect_size == pytest.approx((10 / 3 - 9 / 4) / pooled)
     assert (first.norm, first.dose_per_unit) == (2.0, 0.5)
+    assert first.band == second.band == "poor"
     assert (second.norm, second.dose_per_unit) == (3.0, 0.0)  # nothing was measured there to compare the norm with
     assert second.auc == pytest.approx(float(auc(-SCORES[:, 1], HIGH)))
     assert [layer["layer"] for layer in found.as_json()] == [0, 1]
 
 
-def test_p_values_are_the_share_of_flips_that_do_as_well_and_the_family_s_is_by_the_best_layer():
-    found = assess(acts(), VECTOR, permutations=40, seed=3)
-    null = []
+@pytest.mark.parametrize("poles", [POLES, [*POLES[:5], "high", "high"], [*POLES[:5], "low", "low"]])
+def test_p_values_are_the_share_of_flips_that_do_as_well_and_the_family_s_is_by_the_best_layer(poles):
+    """Also where the last question has one pole only."""
+    found = assess(acts(poles=poles), VECTOR, permutations=40, seed=3)
+    null, high = [], np.array([p == "high" for p in poles])
     for signs in sign_flips(3, 40, 3):
-        flipped = np.where(signs[INDEX] < 0, ~HIGH, HIGH)
+        flipped = np.where(signs[INDEX] < 0, ~high, high)
         null.append(np.nan_to_num(auc(along(), flipped), nan=0.5))
     null = np.array(null)
     for layer in found.layers:
@@ -63,20 +66,39 @@ def test_p_values_are_the_share_of_flips_that_do_as_well_and_the_family_s_is_by_
     assert _p(np.array([0.1, 0.5, 0.9]), 0.5) == 3 / 4
 
 
-def test_intervals_are_the_bootstrap_s_over_questions_and_capped_by_what_so_few_wins_allow(monkeypatch):
+def test_where_a_flip_leaves_no_row_of_a_pole_it_counts_as_chance():
+    values, poles = [[3.0], [1.0], [2.0]], ["high", "low", "low"]
+    one = PersonaVector(np.ones((1, 1), np.float32), np.ones(1, np.float32), {})
+    found = assess(acts(values, poles, [0, 1, 2]), one, permutations=50).layers[0]
+    high, x = np.array([True, False, False]), np.array([3.0, 1.0, 2.0])
+    null = []
+    for signs in sign_flips(3, 50, 0):
+        flipped = np.where(signs < 0, ~high, high)
+        null.append(0.5 if flipped.all() or not flipped.any() else float(auc(x, flipped)))
+    assert 0.5 in null
+    assert quality._flipped_auc(x, high, np.arange(3), sign_flips(3, 50, 0)) == pytest.approx(null)
+    assert found.p_value == pytest.approx(_p(np.array(null), 1.0))
+
+
+def test_intervals_are_the_bootstrap_s_over_questions(monkeypatch):
+    """Twelve questions, ties among their scores, and an interval that touches neither end."""
     monkeypatch.setattr(quality, "DRAWS", 200)
-    found = assess(acts(), VECTOR, permutations=1, seed=3).layers[0]
-    x = along()[:, 0]
+    rng = np.random.default_rng(21)
+    poles, groups = ["high", "low", "high"] * 12, np.repeat(np.arange(12), 3)
+    high = np.array([p == "high" for p in poles])
+    x = np.round(rng.standard_normal(36) + 0.5 * high)
+    one = PersonaVector(np.ones((1, 1), np.float32), np.full(1, 0.5, np.float32), {})
+    found = assess(acts(x[:, None], poles, groups), one, permutations=1, seed=3).layers[0]
+    assert found.dose_per_unit == 2.0
     draws, gaps = [], []
-    weights = bootstrap_weights(3, 200, 4)
-    for row in weights:
-        chosen = np.concatenate([np.repeat(np.flatnonzero(k == INDEX), int(w)) for k, w in enumerate(row)])
-        draws.append(float(auc(x[chosen], HIGH[chosen])))
-        gaps.append(x[chosen][HIGH[chosen]].mean() - x[chosen][~HIGH[chosen]].mean())
-    low, high = widened(percentile_interval(np.array(draws)), found.auc, 3)
-    cap = 0.025 ** (1 / 3)
-    assert found.auc_ci == pytest.approx((max(0, min(low, cap)), min(1, max(high, 1 - cap))))
-    assert found.separation_ci == pytest.approx(widened(percentile_interval(np.array(gaps)), found.separation, 3))
+    for row in bootstrap_weights(12, 200, 4):
+        chosen = np.concatenate([np.repeat(np.flatnonzero(k == groups), int(w)) for k, w in enumerate(row)])
+        draws.append(float(auc(x[chosen], high[chosen])))
+        gaps.append(x[chosen][high[chosen]].mean() - x[chosen][~high[chosen]].mean())
+    low, upper = widened(percentile_interval(np.array(draws)), found.auc, 12)
+    assert 0.2 < low < found.auc < upper < 0.95
+    assert found.auc_ci == pytest.approx((low, upper))
+    assert found.separation_ci == pytest.approx(widened(percentile_interval(np.array(gaps)), found.separation, 12))
 
 
 def test_where_all_is_won_the_lower_end_is_the_cap_and_where_all_is_lost_the_upper_end():
@@ -141,10 +163,14 @@ def crossed(values, poles, groups, folds, seed, high=None):
     return found
 
 
-def test_cross_fitting_is_what_it_says_in_its_scores_and_in_its_null():
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("last", [["high"], ["low", "low"]])
+def test_cross_fitting_is_what_it_says_in_its_scores_and_in_its_null(last, scale):
+    """Six questions of two high and one low row, and one of a single pole."""
     rng = np.random.default_rng(11)
-    poles, groups = ["high", "low"] * 6 + ["high"], [n // 2 for n in range(12)] + [6]  # the last has one pole
-    values = rng.standard_normal((13, 2, 5)) + np.array([p == "high" for p in poles])[:, None, None] * 0.7
+    poles, groups = ["high", "low", "high"] * 6 + last, [n // 3 for n in range(18)] + [6] * len(last)
+    noise = rng.standard_normal((len(poles), 2, 5))
+    values = scale * (noise + np.array([p == "high" for p in poles])[:, None, None] * 0.7)
     given = Activations(values.astype(np.float32), poles, groups)
     found = assess(given, folds=3, permutations=30, seed=5)
     high = given.high
@@ -153,7 +179,9 @@ def test_cross_fitting_is_what_it_says_in_its_scores_and_in_its_null():
     null = np.empty((2, 30))
     for layer in range(2):
         x = given.values[:, layer].astype(np.float64)
-        np.testing.assert_allclose(found.scores[:, layer], crossed(x, poles, groups, 3, 5), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            found.scores[:, layer], crossed(x, poles, groups, 3, 5), rtol=1e-6, atol=1e-9 * scale
+        )
         for n, signs in enumerate(sign_flips(7, 30, 5)):
             flipped = np.where(signs[given.group_index] < 0, ~high, high)
             null[layer, n] = auc(crossed(x, poles, groups, 3, 5, flipped), flipped)
