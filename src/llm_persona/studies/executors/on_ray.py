@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,13 +84,11 @@ def ray_executor(address: str | None, cpus: float | None = None, gpus: float | N
         import ray
     except ImportError as error:
         raise UserError("--executor ray: Ray is not installed; pip install 'llm-persona[ray]'") from error
+    _reach(address)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises many kinds
-        raise UserError(
-            f"--address {address}: no Ray cluster answers there ({one_line(str(error), 160)}); `ray start --head` "
-            "starts one, and without --address one is made on this machine"
-        ) from error
+        raise _nobody(address, error) from error
     try:
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
         wanted_gpus = gpus if gpus is not None else float(any(n.get("GPU") for n in nodes))
@@ -102,6 +101,24 @@ def ray_executor(address: str | None, cpus: float | None = None, gpus: float | N
         yield RayExecutor(ray, wanted_cpus, wanted_gpus)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Find out in seconds, not in the minutes that Ray tries, that nobody listens there."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return  # this machine's own, or the one it belongs to
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise _nobody(address, error) from error
+
+
+def _nobody(address: str | None, error: Exception) -> UserError:
+    return UserError(
+        f"--address {address}: no Ray cluster answers there ({one_line(str(error), 160)}); `ray start --head` starts "
+        "one, and without --address one is made on this machine"
+    )
 
 
 def _share(nodes: list[dict[str, float]], gpus: float) -> float:
