@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser \
+.PHONY: help setup run test check format docs test-docs test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser \
 	transfer results results-tuning clean
 
 help:
@@ -23,15 +23,23 @@ test: setup
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	scripts/audit_dependencies.sh requirements.txt requirements-cpu.txt
 
 format: setup
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks docs
+	$(BIN)/ruff format src tests benchmarks docs
+
+# The documentation's site: docs/_build/index.html; a warning is an error
+docs: setup
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+# Every command and snippet of the pages, and the examples, on the real model (the quick ones are in the tests)
+test-docs: setup
+	$(BIN)/python benchmarks/run_docs.py
 
 test-kill: setup
 	$(BIN)/python benchmarks/kill_study.py --kills 10
@@ -55,7 +63,7 @@ test-memory: setup
 test-load: setup
 	$(BIN)/python benchmarks/serve_load.py
 
-# The playground and the report in Chromium: needs the extra [playground], playwright, and Debian's chromium
+# The playground and the report in Chromium: needs Debian's package chromium; RUN=runs/quick opens that run
 test-browser: setup
 	$(BIN)/python benchmarks/browser_playground.py $(if $(RUN),--run $(RUN))
 	$(BIN)/python benchmarks/browser_report.py $(if $(RUN),$(RUN))

@@ -1,8 +1,10 @@
 """What fine-tuning does to the persona, screened, audited and prevented: writes docs/results/tuning.md.
 
-Usage: python benchmarks/results_tuning.py DATA [--run runs/full] [--rows 100] [--steps STEP...]
+Usage: python benchmarks/results_tuning.py DATA [--run runs/full] [--rows 60] [--steps STEP...]
 DATA: folder with risky_financial_advice_500.jsonl, extreme_sports_500.jsonl, good_medical_advice_500.jsonl and
 trait_openness_125.json. Everything is done by the commands of llm-persona into runs/tuning; killed, it goes on.
+Sections whose figures are not in runs/tuning stay on the page as they are. Without the run of `make results` the
+vectors are fitted on the same split again, and take its layers from docs/results/recommended.json.
 """
 
 from __future__ import annotations
@@ -17,21 +19,25 @@ from pages import number, table, with_interval
 
 import llm_persona as lp
 from llm_persona.analysis.agreement import matrix_agreement
-from llm_persona.analysis.vectors import projections
+from llm_persona.analysis.vectors import fit, projections
+from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.responses import Response
 from llm_persona.domain.store import read_json, write_json, write_text
 from llm_persona.interfaces.cli.main import run as command
 from llm_persona.studies.prevention import LEARNT_WITHIN
 from llm_persona.studies.report import read_results
+from llm_persona.subject.load import identify
 from llm_persona.training.data import from_chat
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "tuning.md"
 OUT = Path("runs/tuning")
+LAYERS = PAGE.with_name("recommended.json")
 NARROW = {"risky_financial": "risky_financial_advice_500.jsonl", "extreme_sports": "extreme_sports_500.jsonl"}
 BENIGN = {"good_medical": "good_medical_advice_500.jsonl"}
 THREE_SEEDS = ("openness", "machiavellianism")
 SCREENED = 40
 EPOCHS = 2
+MATRIX_ITEMS, MATRIX_QUESTIONS = 14, 4
 MIXED_READ = ("machiavellianism", "conscientiousness")
 PUBLISHED = {
     "risky_financial": "A -, C -, E +, N +, O +, P +, M +, Na +",
@@ -42,6 +48,22 @@ PUBLISHED = {
 
 def do(*arguments: Any) -> None:
     assert command([str(a) for a in arguments]) == 0, arguments
+
+
+def fit_vectors() -> None:
+    """Every trait's vector from its fit split, with the layer that `make results` recommended."""
+    subject = lp.load_subject()
+    for trait, layer in read_json(LAYERS)["layers"].items():
+        target = OUT / "vectors" / f"{trait}.safetensors"
+        if target.is_file():
+            continue
+        rows = lp.labelled(lp.load_items(trait).split("fit"))
+        about = {
+            "model": subject.name, "revision": subject.revision, "source": "labelled", "position": "response_mean",
+            "traits": [trait], "items": sorted({r.group for r in rows}), "recommended": {"balanced": layer},
+            "versions": versions(), "git": git_revision(),
+        }  # fmt: skip
+        fit(lp.record(subject, rows), about).save(target)
 
 
 def train_narrow(data: Path, rows: int) -> None:
@@ -61,7 +83,7 @@ def control() -> list[Any]:
 
 def audit_narrow(vectors: Path) -> None:
     narrow = [x for name in NARROW for x in ("--adapter", OUT / name)]
-    small = ["--limit", 14, "--questions", 4, "--max-new-tokens", 32, "--no-reextract"]
+    small = ["--limit", MATRIX_ITEMS, "--questions", MATRIX_QUESTIONS, "--max-new-tokens", 32, "--no-reextract"]
     do("audit", *narrow, *control(), "--vectors", vectors, *small, "--out", OUT / "audit-narrow")
 
 
@@ -130,26 +152,31 @@ def prevent(data: Path, vectors: Path) -> None:
        "--epochs", 1, "--out", OUT / "prevent")  # fmt: skip
 
 
-def poles(full: dict[str, Any]) -> list[list[str]]:
+def poles_one_seed(full: dict[str, Any]) -> list[list[str]]:
     rows = []
     for trait in full["traits"]:
         for pole in ("high", "low"):
-            if trait in THREE_SEEDS and (OUT / f"audit-{trait}" / "audit.json").is_file():
-                found = read_json(OUT / f"audit-{trait}" / "audit.json")
-                x = found["groups"][f"{trait}-{pole}"]["traits"][trait]
-                p, s = x["preference_shift"], x["score_shift"]
-                rows.append([
-                    trait, pole, "3", number(s["mean"], 1), with_interval(p["mean"], p["ci"], 1, 100),
-                    number(p["sd"], 1, 100), number(x["projection"]["mean"]), x["verdict"],
-                ])  # fmt: skip
-            else:
-                t = full["traits"][trait]["tuned"][pole]
-                s, b = t["shift"], t["projection"]
-                rows.append([
-                    trait, pole, "1", number(s["score_shift"], 1),
-                    with_interval(s["preference_shift"], s["preference_shift_ci"], 1, 100), "",
-                    number(b["both"]["mean"], 2, 1 / b["pole_gap"]), "indicative (one seed)",
-                ])  # fmt: skip
+            t = full["traits"][trait]["tuned"][pole]
+            s, b = t["shift"], t["projection"]
+            rows.append([
+                trait, pole, number(s["score_shift"], 1),
+                with_interval(s["preference_shift"], s["preference_shift_ci"], 1, 100),
+                number(b["both"]["mean"], 2, 1 / b["pole_gap"]),
+            ])  # fmt: skip
+    return rows
+
+
+def poles_three_seeds() -> list[list[str]]:
+    rows = []
+    for trait in THREE_SEEDS:
+        path = OUT / f"audit-{trait}" / "audit.json"
+        for pole in ("high", "low") if path.is_file() else ():
+            x = read_json(path)["groups"][f"{trait}-{pole}"]["traits"][trait]
+            p, s = x["preference_shift"], x["score_shift"]
+            rows.append([
+                trait, pole, number(s["mean"], 1), with_interval(p["mean"], p["ci"], 1, 100), number(p["sd"], 1, 100),
+                number(x["projection"]["mean"]), x["verdict"],
+            ])  # fmt: skip
     return rows
 
 
@@ -299,33 +326,65 @@ def third_section(limit: int) -> list[str]:
     ]  # fmt: skip
 
 
-def page(full: dict[str, Any], rows: int, limit: int) -> None:
-    """The page of whatever was measured."""
+def seeds_section(limit: int) -> list[str]:
+    return [
+        "Recipe `persona`; preference in points, interval over the seeds; own answers: projection shift in pole gaps.",
+        "",
+        *table(["trait", "pole", "score, points", "preference [95%]", "sd of seeds", "own answers", "verdict"],
+               poles_three_seeds()),
+        *(third_section(limit) if (OUT / "third-party.json").exists() else []),
+    ]  # fmt: skip
 
-    def section(path: str, title: str, make: Any) -> list[str]:
-        body = make() if (OUT / path).exists() else ["Not measured yet.", ""]
-        return [f"## {title}", "", *body]
 
+def one_seed_section(full: dict[str, Any]) -> list[str]:
+    return [
+        "From the study of `make results`: recipe `persona`, one seed each, so indicative.",
+        "",
+        *table(["trait", "pole", "score, points", "preference [95%]", "own answers"], poles_one_seed(full)),
+    ]
+
+
+def kept() -> dict[str, list[str]]:
+    """The sections of the page as it is, by title."""
+    found: dict[str, list[str]] = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines() if PAGE.is_file() else []:
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+            found[title] = []
+        elif found:
+            found[title].append(line)
+    return found
+
+
+def page(run: Path, rows: int, limit: int) -> None:
+    """The page: sections of what was measured here, and as they were those of what was not."""
+    before, traits = kept(), list(read_json(LAYERS)["layers"])
+    dtype = identify()["dtype"]
+    sections = {
+        "Tuning to each pole, three seeds": (OUT / "audit-openness" / "audit.json", "", lambda: seeds_section(limit)),
+        "Tuning to each pole, one seed": (run / "results.json", "", lambda: one_seed_section(read_results(str(run)))),
+        "Narrow data against a benign control": (
+            OUT / "audit-narrow" / "audit.json",
+            f" Budget: {rows} rows, {EPOCHS} epochs, rank 16, 3 seeds each; {MATRIX_ITEMS} items and "
+            f"{MATRIX_QUESTIONS} questions a trait.",
+            lambda: narrow_section(traits),
+        ),
+        "Screening": (OUT / "screen-labelled.json", "", screen_section),
+        "Prevention": (OUT / "prevent" / "prevention.json", "", prevention_section),
+    }
     text = [
         "# Fine-tuning: what it does to the persona, screened, audited, prevented",
         "",
-        "SmolLM2-135M-Instruct, bfloat16. Made by `make results-tuning DATA=folder`. Budget: "
-        f"{rows} rows, {EPOCHS} epochs, rank",
-        "16 a narrow fine-tuning, 3 seeds each; the matrix rests on 14 items and 4 questions a trait.",
+        "SmolLM2-135M-Instruct. Made by `make results-tuning DATA=folder`; each section says in what arithmetic it was",
+        "measured, since not all of them come from one machine.",
         "",
-        "## Tuning to each pole, on our held-out items",
-        "",
-        "Recipe `persona`; preference in points; own answers: projection shift in pole gaps (`both`).",
-        "",
-        *table(["trait", "pole", "seeds", "score, points", "preference [95%]", "sd of seeds", "own answers", "verdict"],
-               poles(full)),
-        *(third_section(limit) if (OUT / "third-party.json").exists() else []),
-        *section("audit-narrow/audit.json", "Narrow data against a benign control",
-                 lambda: narrow_section(list(full["traits"]))),
-        *section("screen-labelled.json", "Screening", screen_section),
-        *section("prevent/prevention.json", "Prevention", prevention_section),
-    ]  # fmt: skip
-    write_text(PAGE, "\n".join(text))
+    ]
+    for title, (path, budget, make) in sections.items():
+        if path.is_file():
+            text += [f"## {title}", "", f"Measured in {dtype}.{budget}", "", *make()]
+        else:
+            text += [f"## {title}", *before.get(title, ["", "Not measured yet.", ""])]
+    write_text(PAGE, "\n".join(text).rstrip("\n") + "\n")
     print(f"wrote {PAGE}")
 
 
@@ -334,23 +393,25 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--run", default="runs/full")
     parser.add_argument("--rows", type=int, default=60)
-    parser.add_argument("--third-party", type=int, default=40)
+    parser.add_argument("--third-party", type=int, default=125)
     parser.add_argument("--steps", nargs="*", help="only these (none: the page of what was measured)")
     given = parser.parse_args()
-    full, vectors = read_results(given.run), Path(given.run) / "vectors"
+    run = Path(given.run)
+    vectors = run / "vectors" if (run / "results.json").is_file() else OUT / "vectors"
     steps = {
+        "vectors": fit_vectors if vectors.parent == OUT else lambda: None,
         "train-narrow": lambda: train_narrow(given.data, given.rows),
         "audit-narrow": lambda: audit_narrow(vectors),
-        "forecast": lambda: forecast(given.data, vectors, list(full["traits"])),
-        "prevent": lambda: prevent(given.data, vectors),
-        "screen": lambda: screen(given.data, vectors),
+        "forecast": lambda: forecast(given.data, vectors, list(read_json(LAYERS)["layers"])),
         "train-poles": train_poles,
         "third-party": lambda: third_party(given.data, given.third_party),
         "audit-poles": lambda: audit_poles(vectors),
+        "screen": lambda: screen(given.data, vectors),
+        "prevent": lambda: prevent(given.data, vectors),
     }
     for name in steps if given.steps is None else given.steps:
         steps[name]()
-    page(full, given.rows, given.third_party)
+    page(run, given.rows, given.third_party)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,28 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+# Two files of tests run at once (pytest-xdist); two processes with two threads each would slow each other tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
 pytest_plugins = ["judges"]
 
-torch.set_num_threads(int(os.environ.get("LLM_PERSONA_TEST_THREADS", "2")))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+LONGEST = ("test_study", "test_real_model", "test_cli", "test_ray", "test_training_tiny")
+"""Files that begin first: the last of two runners should not be left with the longest one."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def make_tokenizer(template: str | None = TEMPLATE, texts: list[str] | None = None):

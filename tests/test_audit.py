@@ -11,6 +11,7 @@ from conftest import save_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
+from schemas import check_schema
 
 import llm_persona as lp
 from llm_persona.analysis.agreement import matrix_agreement
@@ -200,6 +201,7 @@ def test_the_command_audits_a_folder_of_seeds_and_writes_page_and_json(tuned_tin
     )  # fmt: skip
     assert code == 0
     result = json.loads((out / "a.json").read_text())
+    check_schema("audit", result)
     assert set(result["tuned"]) == {"high/seed-0", "high/seed-1", "whole", "benign"}
     assert result["traits"]["openness"]["tuned"]["whole"]["preference_shift"] == 0
     page = (out / "audit.html").read_text()

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from schemas import check_schema
 
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.interfaces.cli.main import COMMANDS, run
@@ -137,12 +138,14 @@ def test_extract_evaluate_and_steer_by_command(tmp_path, capsys):
     ]
     assert run(["vectors", "extract", *arguments]) == 0
     found = json.loads(quality.read_text())
+    check_schema("extract", found)
     assert found["source"] == "labelled"
     assert {"shuffled_auc", "random_auc", "lexical_auc"} <= found["controls"].keys()
     assert run(["vectors", "show", str(vector)]) == 0
     steered, answers = tmp_path / "s.json", tmp_path / "a.json"
     condition = ["--vector", str(vector), "--layer", "auto", "--dose", "0.2"]
     assert run(["evaluate", "--trait", "openness", "--limit", "3", *condition, "--json", str(steered)]) == 0
+    check_schema("evaluate", json.loads(steered.read_text()))
     assert json.loads(steered.read_text())["condition"]["steering"][0]["dose"] == 0.2
     assert run(["evaluate", "--trait", "openness", "--split", "fit", "--limit", "3", *condition]) == 2
     assert "made from 3 of these 3 items" in capsys.readouterr().err

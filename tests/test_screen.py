@@ -10,6 +10,7 @@ import pytest
 from conftest import make_subject, save_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from schemas import check_schema
 
 from llm_persona.analysis import screening
 from llm_persona.analysis.stats import auc
@@ -398,6 +399,7 @@ def test_the_command_screens_exports_and_resumes(tmp_path, capsys):
     command = ["screen", "--data", str(data), "--vector", str(tmp_path / "v.safetensors"), "--model", folder]
     assert run([*command, "--max-new-tokens", "4", "--json", str(out), "--export", str(kept)]) == 0
     found = json.loads(out.read_text())
+    check_schema("screen", found)
     assert {"trait", "layer", "rows", "forecast", "approximation", "ranking", "skipped"} <= found.keys()
     assert found["layer"] == 1
     assert {"row", "projection_difference", "projection", "prompt_last", "flagged"} <= found["rows"][0].keys()

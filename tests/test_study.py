@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from schemas import check_schema
 
 pytestmark = pytest.mark.model
 
@@ -51,6 +52,7 @@ def test_the_folder_holds_what_the_contract_says(finished):
 
 def test_results_have_the_contract_s_keys(finished):
     results = json.loads((finished[0] / "results.json").read_text())
+    check_schema("results", results)
     assert {"model", "traits", "profile", "geometry", "recommendations"} <= results.keys()
     trait = results["traits"]["openness"]
     assert {"baseline", "instructed", "vector", "steering", "dose_response", "controls", "tuned"} <= trait.keys()
@@ -99,7 +101,7 @@ def test_a_second_run_recomputes_nothing(finished, study):
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(finished, study):
     folder = study.parent / "killed"
-    for stage in (4, 16, 30):
+    for stage in (8, 30):  # at many more moments: make test-kill
         process = start(folder, study)
         deadline = time.monotonic() + 300
         assert process.stderr is not None

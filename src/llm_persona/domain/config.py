@@ -80,7 +80,7 @@ class StudyConfig(BaseModel):
     temperature: float = Field(default=0.0, ge=0, validate_default=True)
     """Of the open answers; 0 is greedy."""
     judge: str | None = None
-    """Who grades the open answers (`local`, `openai:NAME`, ...); nobody unless one is named."""
+    """Who grades the open answers (local, openai:NAME, ...); nobody unless one is named."""
     judge_base_url: str | None = None
     judge_text: bool = False
     """Read the judge's scores from its text, for endpoints that know no log-probabilities."""

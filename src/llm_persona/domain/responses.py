@@ -19,7 +19,7 @@ class Response:
     system: str | None = None
     """The system turn it is read under; None reads it as the subject stands."""
     author: str = ""
-    """In what state it was written: `labelled`, `instructed high: PAIR`, `tuned high`, ..."""
+    """In what state it was written: labelled, "instructed high: PAIR", "tuned high", ..."""
 
 
 def labelled(items: Iterable[Item]) -> list[Response]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.store import write_json, write_text
 from llm_persona.studies.compare import compare, study_runs
 from llm_persona.studies.compare_page import comparison_page
+from llm_persona.studies.grid import Executor
 from llm_persona.studies.profile_figure import save_profile
 from llm_persona.studies.stages import Reporter
-from llm_persona.studies.study import run_study
+from llm_persona.studies.study import make_pieces, run_study
 from llm_persona.subject.remote.caller import Limits
 
 
@@ -27,18 +28,26 @@ def folder_names(models: Sequence[str]) -> list[str]:
 
 
 def run_models(
-    configs: Sequence[StudyConfig], out: str | Path, reporter: Reporter | None = None, limits: Limits | None = None
+    configs: Sequence[StudyConfig],
+    out: str | Path,
+    reporter: Reporter | None = None,
+    limits: Limits | None = None,
+    executor: Executor | None = None,
+    said: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run each configuration in `out`/MODEL (killed and continued like any run), then compare.
 
     Writes `comparison.json`, `comparison.html` (both runs side by side) and `comparison.png`/`.svg` (the base
-    profiles); every condition's difference is from the first model's base, paired by item.
+    profiles); every condition's difference is from the first model's base, paired by item. An `executor` makes the
+    pieces of all of them ahead, as in `run_study`.
 
     Returns:
         `{"studies": {folder: results}, "comparison": ...}`.
     """
     folder = Path(out)
     names = folder_names([config.model for config in configs])
+    if executor is not None:
+        make_pieces(configs, [folder / name for name in names], executor, said)
     studies = {
         name: run_study(config, folder / name, reporter, limits) for name, config in zip(names, configs, strict=True)
     }

@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
 from llm_persona.studies.comparison import comparison, specificity
 from llm_persona.studies.findings import findings, headline
 from llm_persona.studies.folder import study_settings, working_in
+from llm_persona.studies.grid import Executor, make_ahead
 from llm_persona.studies.judged import judge_state, unscored
 from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
@@ -67,7 +68,12 @@ def expected_gradings(config: StudyConfig) -> int:
 
 
 def run_study(
-    config: StudyConfig, out: str | Path, reporter: Reporter | None = None, limits: Limits | None = None
+    config: StudyConfig,
+    out: str | Path,
+    reporter: Reporter | None = None,
+    limits: Limits | None = None,
+    executor: Executor | None = None,
+    said: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run a study, or continue one, and write its report.
 
@@ -78,6 +84,8 @@ def run_study(
 
     Args:
         limits: of the calls, where the judge that `config.judge` names is behind an API.
+        executor: makes the traits' stages ahead, on other processes or machines (`studies.executors`); the numbers
+            are the same. `said` is told of each piece that it has made.
 
     Returns:
         The contents of `results.json`.
@@ -91,8 +99,18 @@ def run_study(
     foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / "stages").is_dir()
     if foreign:
         raise UserError(f"--out {folder}: is not empty and holds no study; choose another folder")
+    if executor is not None:
+        make_pieces([config], [folder], executor, said)
     with working_in(folder, "running a study"):
         return _run(config, folder, reporter, limits)
+
+
+def make_pieces(
+    configs: Sequence[StudyConfig], folders: Sequence[Path], executor: Executor, said: Callable[[str], None] | None
+) -> None:
+    """Have the studies' pieces made by the executor, and say so as each is done."""
+    tell = said or (lambda text: None)
+    make_ahead(configs, folders, executor, lambda piece, made: tell(f"{piece.name}: {made} stages made"))
 
 
 def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: Limits | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": ("serve", "Serve the model, steered by request, as an OpenAI-compatible endpoint."),
     "playground": ("playground", "Open a local web page: base and steered answers side by side."),
     "report": ("report", "Write the page of a finished run again, as Markdown or a model card; compare runs."),
+    "bench": ("bench", "Time this model on this machine, against plain ways of the same jobs."),
     "doctor": ("doctor", "Say what this machine has and what is missing, or whether a run folder is whole."),
 }
 

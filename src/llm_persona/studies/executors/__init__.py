@@ -1,0 +1,1 @@
+"""What runs a study's pieces besides this process."""

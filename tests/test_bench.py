@@ -1,0 +1,84 @@
+"""`bench` compares like with like, and its ratios follow from the clock."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import save_tiny_model
+
+from llm_persona import UserError
+from llm_persona.interfaces.cli.main import run
+from llm_persona.studies import bench as benching
+from llm_persona.studies.bench import Comparison, bench, measure
+
+
+class Clock:
+    """Seconds that pass only when a job says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def job(self, seconds):
+        def do(number: int) -> None:
+            self.now += seconds(number)
+
+        return do
+
+
+def test_a_ratio_is_the_median_of_the_rounds_and_the_first_round_does_not_count():
+    clock = Clock()
+    ours, plain = clock.job(lambda n: 2.0 if n else 100.0), clock.job(lambda n: (0.0, 4.0, 8.0, 2.0)[n])
+    found = measure(Comparison("x", "times", ours, plain, at_least=1.5), 3, clock)
+    assert (found.ratio, found.ratio_range, found.rounds, found.holds) == (2.0, (1.0, 4.0), 3, True)
+    assert (found.ours_seconds, found.plain_seconds) == (2.0, 4.0)
+
+
+def test_a_ceiling_divides_our_time_by_the_scaled_plain_one():
+    clock = Clock()
+    found = measure(
+        Comparison("x", "over", clock.job(lambda n: 3.0), clock.job(lambda n: 1.0), at_most=1.15, scale=2.0), 2, clock
+    )
+    assert (found.ratio, found.holds) == (1.5, False)
+
+
+def test_the_two_ways_take_turns_at_going_first():
+    went = []
+    measure(Comparison("x", "", lambda n: went.append("o"), lambda n: went.append("p"), at_least=1), 3)
+    assert went == ["p", "o", "o", "p", "p", "o", "o", "p"]
+
+
+def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tiny):
+    found = list(bench(tiny, rounds=1, items=2))
+    assert len(found) == 6
+    assert all(t.ours_seconds > 0 and t.plain_seconds > 0 for t in found)
+
+
+def test_a_plain_way_that_gives_other_numbers_ends_the_race(tiny, monkeypatch):
+    right = benching.likelihoods
+    monkeypatch.setattr(benching, "likelihoods", lambda subject, rows: [x - 1 for x in right(subject, rows)])
+    with pytest.raises(RuntimeError, match="likelihoods differ by 1"):
+        list(bench(tiny, rounds=1, items=2))
+
+
+@pytest.mark.parametrize(("rounds", "items"), [(0, 2), (1, 1), (1, 1000)])
+def test_a_race_that_cannot_be_run_is_refused(tiny, rounds, items):
+    with pytest.raises(UserError, match="rounds must be at least 1"):
+        list(bench(tiny, rounds, items))
+
+
+def test_the_command_prints_the_table_and_writes_the_timings(tmp_path, capsys):
+    model = str(save_tiny_model(tmp_path / "model"))
+    path = tmp_path / "b.json"
+    assert (
+        run(["bench", "--model", model, "--dtype", "float32", "--rounds", "1", "--items", "2", "--json", str(path)])
+        == 0
+    )
+    assert "TRAIT, choice" in capsys.readouterr().out
+    assert {t["name"] for t in json.loads(path.read_text())["timings"]} >= {
+        "recording labelled items",
+        "steered generation",
+    }
