@@ -227,7 +227,7 @@ def test_a_tokenizer_without_chat_template_still_works():
 def test_a_prompt_beyond_the_model_s_length_is_named(tiny):
     with pytest.raises(UserError, match="exceed"):
         generate(tiny, ["a" * 600], 4)
-    with pytest.raises(UserError, match="longer than the model.s context of 512 tokens"):
+    with pytest.raises(UserError, match=r"longer than the model.s context of 512 tokens"):
         record(tiny, [Response("q", "a" * 600, "high", "g")])
 
 
