@@ -28,8 +28,6 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_valid_input_is_read(name, table):
-    if name not in table:
-        pytest.skip("needs the extra [hub]")
     reader = table[name]
     for seed in reader.seeds:
         said = outcome(reader, reader.form(seed) if reader.form else seed)

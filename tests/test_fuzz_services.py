@@ -10,9 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from readers import make_readers, outcome
 
-pytest.importorskip("openai")
-pytest.importorskip("fastapi")
-
 NAMES = ("OpenAI's reply", "OpenAI's error", "Anthropic's reply", "kept reply", "server's request", "server's headers")
 
 

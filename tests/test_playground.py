@@ -8,7 +8,6 @@ import json
 import shlex
 import threading
 from html.parser import HTMLParser
-from importlib.util import find_spec
 
 import httpx2
 import numpy as np
@@ -452,10 +451,6 @@ def test_the_page_may_load_nothing_from_elsewhere_and_files_are_out_of_reach(doo
         assert httpx2.get(f"{doors[1]}{path}").status_code == 404
 
 
-needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra [playground] is not installed")
-
-
-@needs_gradio
 def test_an_exposed_playground_asks_for_a_token(capsys, monkeypatch):
     monkeypatch.delenv("LLM_PERSONA_TOKEN", raising=False)
     assert run(["playground", "--host", "0.0.0.0"]) == 2
@@ -464,7 +459,6 @@ def test_an_exposed_playground_asks_for_a_token(capsys, monkeypatch):
     assert "at least 16" in capsys.readouterr().err
 
 
-@needs_gradio
 def test_a_missing_run_is_the_users_error(capsys, tmp_path):
     assert run(["playground", str(tmp_path / "none")]) == 2
     assert "no such run folder" in capsys.readouterr().err

@@ -10,14 +10,11 @@ from conftest import make_subject
 from servers import running
 from test_playground import a_run
 
+from llm_persona.interfaces.playground.app import make_app
 from llm_persona.interfaces.playground.desk import Desk
+from llm_persona.interfaces.playground.page import Page
 from llm_persona.interfaces.playground.shelf import stock
-
-gradio = pytest.importorskip("gradio", reason="the extra [playground] is not installed")
-
-from llm_persona.interfaces.playground.app import make_app  # noqa: E402
-from llm_persona.interfaces.playground.page import Page  # noqa: E402
-from llm_persona.interfaces.serve.guard import LOOPBACK  # noqa: E402
+from llm_persona.interfaces.serve.guard import LOOPBACK
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import ray
 from conftest import save_tiny_model
 
 from llm_persona import StudyConfig, UserError, run_study
@@ -15,7 +16,6 @@ from llm_persona.interfaces.cli.main import run
 from llm_persona.studies.executors import on_ray
 from llm_persona.studies.grid import Piece, make, make_ahead, waves
 
-ray = pytest.importorskip("ray")
 SMALL = {
     "preset": "smoke", "traits": ["openness", "narcissism"], "dtype": "float32", "fit_items": 4, "test_items": 3,
     "transfer_items": 0, "random_directions": 1, "questions": 1, "max_new_tokens": 4, "choice_conditions": [],

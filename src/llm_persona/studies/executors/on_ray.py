@@ -57,7 +57,8 @@ class RayExecutor:
         """End what still runs, and wait until it has: nobody writes into a run folder that is no longer ours."""
         for reference in waiting:
             self._ray.cancel(reference, force=True)
-        self._ray.wait(waiting, num_returns=len(waiting), timeout=60) if waiting else None
+        if waiting:
+            self._ray.wait(waiting, num_returns=len(waiting), timeout=60)
 
 
 def _piece(piece: Piece, home: Path) -> int:
