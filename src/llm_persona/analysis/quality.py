@@ -28,6 +28,8 @@ class LayerQuality:
     layer: int
     auc: float
     auc_ci: tuple[float, float]
+    below_best_ci: tuple[float, float]
+    """Interval of the best-read layer's AUC less this one's, both on the same resampled questions."""
     auc_within: float | None
     """Probability that a high row scores above a low one of the same question; None where no question has both."""
     p_value: float
@@ -105,10 +107,11 @@ def assess(
     observed = np.atleast_1d(auc(scores, high))
     family = null.max(axis=0)
     weights = bootstrap_weights(n_groups, DRAWS, seed + 1)
-    cap = ((1 - CONFIDENCE) / 2) ** (1 / n_groups)
+    draws = np.stack([_auc_draws(scores[:, k], high, groups, weights) for k in range(acts.n_layers)])
+    best = int(np.argmax(observed))
     layers = []
     for k in range(acts.n_layers):
-        low_end, high_end = _auc_interval(scores[:, k], high, groups, weights, cap, float(observed[k]))
+        low_end, high_end = _auc_interval(draws[k], n_groups, float(observed[k]))
         gap, gap_ci = _separation(scores[:, k], high, groups, weights)
         spread = np.sqrt((scores[high, k].var() + scores[~high, k].var()) / 2)
         layers.append(
@@ -116,6 +119,9 @@ def assess(
                 layer=k,
                 auc=float(observed[k]),
                 auc_ci=(low_end, high_end),
+                below_best_ci=widened(
+                    percentile_interval(draws[best] - draws[k]), float(observed[best] - observed[k]), n_groups
+                ),
                 auc_within=within_auc(scores[:, k], high, groups),
                 p_value=_p(null[k], observed[k]),
                 p_family=_p(family, observed[k]),
@@ -171,11 +177,9 @@ def _flipped_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, flips
     return np.where((n_high > 0) & (n_low > 0), found, 0.5)
 
 
-def _auc_interval(
-    scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray, cap: float, observed: float
-) -> tuple[float, float]:
-    """Bootstrap over groups: wins of high rows of group g over low rows of group g' form a matrix, and each
-    resample weighs it. Bias of the resampled diagonal is small and the caps hold at the ends."""
+def _auc_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC of each resample of groups [draws]: wins of high rows of group g over low rows of group g' form a matrix,
+    and each resample weighs it. NaN where a resample lacks a pole. Bias of the resampled diagonal is small."""
     n_groups = weights.shape[1]
     order = np.argsort(groups[high], kind="stable"), np.argsort(groups[~high], kind="stable")
     x, y = scores[high][order[0]], scores[~high][order[1]]
@@ -190,7 +194,12 @@ def _auc_interval(
     top = np.einsum("bg,gk,bk->b", weights, won, weights, optimize=True)
     bottom = np.einsum("bg,gk,bk->b", weights, pairs, weights, optimize=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = np.where(bottom > 0, top / bottom, np.nan)
+        return np.where(bottom > 0, top / bottom, np.nan)
+
+
+def _auc_interval(draws: np.ndarray, n_groups: int, observed: float) -> tuple[float, float]:
+    """The draws' interval, with the caps that n wins in a row allow at its ends."""
+    cap = ((1 - CONFIDENCE) / 2) ** (1 / n_groups)
     low_end, high_end = widened(percentile_interval(draws), observed, n_groups)
     return max(0.0, min(low_end, cap)), min(1.0, max(high_end, 1 - cap))
 
