@@ -140,6 +140,7 @@ def extract(
             "git": git_revision(),
             **({"elicited": rows.elicited} if rows.elicited else {}),
             **({"judged": rows.judged} if rows.judged else {}),
+            **({"adapters": rows.adapters} if rows.adapters else {}),
         },
     )
     chosen_on = assess(acts["select"], vector, seed=seed)
