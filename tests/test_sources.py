@@ -156,6 +156,8 @@ def test_several_samples_draw_each_prompt_several_times_and_stay_in_its_group(su
 
 def test_real_samples_of_one_prompt_differ(subject, monkeypatch):
     monkeypatch.setattr(type(TRAIT), "pairs", lambda self, split: self.instruction_pairs[:1])
+    monkeypatch.setattr(eliciting, "SHORTEST", 0)
+    monkeypatch.setattr(eliciting, "LEAST_VARIETY", 0.0)
     found = elicit(subject, TRAIT, prompts_of(TRAIT, "fit")[:1], "fit",
                    ElicitationPlan(samples=3, temperature=1.0, max_new_tokens=10))  # fmt: skip
     assert len({r.text for r in found.rows if r.pole == "high"}) > 1
