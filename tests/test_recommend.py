@@ -17,7 +17,11 @@ VECTOR = PersonaVector(np.ones((10, 4), np.float32), np.full(10, 4.0, np.float32
 
 
 def quality(aucs):
-    layers = [SimpleNamespace(layer=n, auc=a, effect_size=a, auc_ci=[a - 0.03, 1.0]) for n, a in enumerate(aucs)]
+    """Layers whose paired difference to the best one is known to within .03."""
+    layers = [
+        SimpleNamespace(layer=n, auc=a, below_best_ci=[max(aucs) - a - 0.03, max(aucs) - a + 0.03])
+        for n, a in enumerate(aucs)
+    ]
     return SimpleNamespace(layers=layers, best=max(layers, key=lambda q: q.auc).layer)
 
 
@@ -34,6 +38,13 @@ def test_balanced_is_the_largest_effect_of_near_best_auc_at_usable_cost():
     assert (found.quality, found.effect, found.balanced) == (6, 2, 5)
     assert found.dose == 0.2
     assert found.coefficient == pytest.approx(VECTOR.coefficient_for(0.2, 5))
+
+
+def test_a_layer_that_the_same_questions_show_to_read_worse_is_not_near_best_however_large_its_effect():
+    read = quality(AUCS)
+    read.layers[5].below_best_ci = [0.001, 0.04]
+    sweep = [point(5, 0.5, 1.2), point(6, 0.1, 1.1), point(7, 0.2, 1.2)]
+    assert choose(VECTOR, read, sweep, 0.2).balanced == 7
 
 
 def test_where_no_layer_is_usable_the_best_read_one_is_given_at_half_the_dose_and_said_so():

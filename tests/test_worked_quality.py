@@ -101,6 +101,28 @@ def test_intervals_are_the_bootstrap_s_over_questions(monkeypatch):
     assert found.separation_ci == pytest.approx(widened(percentile_interval(np.array(gaps)), found.separation, 12))
 
 
+def test_a_layer_is_held_against_the_best_one_on_the_same_resamples(monkeypatch):
+    """Thirty questions of very different difficulty: each layer's own interval hides what the difference shows."""
+    monkeypatch.setattr(quality, "DRAWS", 200)
+    rng = np.random.default_rng(4)
+    poles, groups = ["high", "low"] * 30, np.repeat(np.arange(30), 2)
+    high = np.array([p == "high" for p in poles])
+    easy = np.where(high, rng.normal(1.2, 1, 60), 0)
+    harder = np.where(high & (rng.random(60) < 0.3), easy - 1.0, easy)
+    two = PersonaVector(np.ones((2, 1), np.float32), np.ones(2, np.float32), {})
+    found = assess(acts(np.stack([harder, easy], axis=1), poles, groups), two, permutations=1, seed=3)
+    worse, best = found.layers
+    draws = []
+    for row in bootstrap_weights(30, 200, 4):
+        chosen = np.concatenate([np.repeat(np.flatnonzero(k == groups), int(w)) for k, w in enumerate(row)])
+        draws.append(float(auc(easy[chosen], high[chosen]) - auc(harder[chosen], high[chosen])))
+    assert found.best == best.layer
+    assert best.below_best_ci == (0.0, 0.0)
+    assert worse.below_best_ci == pytest.approx(widened(percentile_interval(np.array(draws)), best.auc - worse.auc, 30))
+    assert worse.below_best_ci[0] > 0
+    assert worse.auc > best.auc_ci[0]
+
+
 def test_where_all_is_won_the_lower_end_is_the_cap_and_where_all_is_lost_the_upper_end():
     values = np.array([[9.0], [1.0]] * 4)
     poles, groups = ["high", "low"] * 4, [n // 2 for n in range(8)]

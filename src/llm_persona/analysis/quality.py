@@ -7,18 +7,17 @@ questions is read by a vector fitted on the other folds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from llm_persona.analysis.activations import Activations
-from llm_persona.analysis.stats import CONFIDENCE, auc, bootstrap_weights, percentile_interval, sign_flips, widened
+from llm_persona.analysis.auc_intervals import DRAWS, auc_draws, auc_interval
+from llm_persona.analysis.stats import auc, bootstrap_weights, percentile_interval, sign_flips, widened
 from llm_persona.analysis.vectors import PersonaVector, fit, projections
 from llm_persona.domain.errors import UserError
 
-DRAWS = 2000
 Band = Literal["excellent", "good", "poor"]
 
 
@@ -29,6 +28,8 @@ class LayerQuality:
     layer: int
     auc: float
     auc_ci: tuple[float, float]
+    below_best_ci: tuple[float, float]
+    """Interval of the best-read layer's AUC less this one's, both on the same resampled questions."""
     auc_within: float | None
     """Probability that a high row scores above a low one of the same question; None where no question has both."""
     p_value: float
@@ -106,10 +107,11 @@ def assess(
     observed = np.atleast_1d(auc(scores, high))
     family = null.max(axis=0)
     weights = bootstrap_weights(n_groups, DRAWS, seed + 1)
+    draws = np.stack([auc_draws(scores[:, k], high, groups, weights) for k in range(acts.n_layers)])
+    best = int(np.argmax(observed))
     layers = []
     for k in range(acts.n_layers):
-        draws = _auc_draws(scores[:, k], high, groups, weights)
-        low_end, high_end = _capped(draws, float(observed[k]), n_groups)
+        low_end, high_end = auc_interval(draws[k], n_groups, float(observed[k]))
         gap, gap_ci = _separation(scores[:, k], high, groups, weights)
         spread = np.sqrt((scores[high, k].var() + scores[~high, k].var()) / 2)
         layers.append(
@@ -117,6 +119,9 @@ def assess(
                 layer=k,
                 auc=float(observed[k]),
                 auc_ci=(low_end, high_end),
+                below_best_ci=widened(
+                    percentile_interval(draws[best] - draws[k]), float(observed[best] - observed[k]), n_groups
+                ),
                 auc_within=within_auc(scores[:, k], high, groups),
                 p_value=_p(null[k], observed[k]),
                 p_family=_p(family, observed[k]),
@@ -170,68 +175,6 @@ def _flipped_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, flips
     with np.errstate(divide="ignore", invalid="ignore"):
         found = (ranks_of_high - n_high * (n_high + 1) / 2) / (n_high * n_low)
     return np.where((n_high > 0) & (n_low > 0), found, 0.5)
-
-
-def auc_with_interval(
-    scores: np.ndarray, high: np.ndarray, groups: Sequence[Any], seed: int = 0
-) -> tuple[float | None, list[float | None]]:
-    """AUC of any scores [n] with the interval that `assess` gives a vector: bootstrap over questions.
-
-    Of a fitted reader (a bag of words) the interval is conditional on the fit. None where a pole has no row or a
-    score is NaN, and no interval from one question.
-    """
-    value = float(auc(scores, high))
-    index = _numbered(groups)
-    n_groups = int(index.max()) + 1 if len(index) else 0
-    if not (np.isfinite(value) and np.isfinite(scores).all()):
-        return None, [None, None]
-    if n_groups < 2:
-        return value, [None, None]
-    draws = _auc_draws(scores, high, index, bootstrap_weights(n_groups, DRAWS, seed + 1))
-    return value, list(_capped(draws, value, n_groups))
-
-
-def resampled_aucs(quality: Quality, acts: Activations, seed: int = 0) -> np.ndarray:
-    """AUC of each layer in each resample of the questions, float64 [layers, draws]: the draws behind `auc_ci`."""
-    weights = bootstrap_weights(quality.n_groups, DRAWS, seed + 1)
-    return np.stack([_auc_draws(column, acts.high, acts.group_index, weights) for column in quality.scores.T])
-
-
-def mean_auc_interval(draws: np.ndarray, observed: float, n_groups: int) -> list[float]:
-    """Interval of a mean of AUCs over layers, from its resamples [draws], capped like that of one AUC."""
-    return list(_capped(draws, observed, n_groups))
-
-
-def _numbered(groups: Sequence[Any]) -> np.ndarray:
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(g, len(numbers)) for g in groups], dtype=int)
-
-
-def _auc_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC of each resample of the groups: wins of high rows of group g over low rows of group g' form a matrix, and
-    each resample weighs it."""
-    n_groups = weights.shape[1]
-    order = np.argsort(groups[high], kind="stable"), np.argsort(groups[~high], kind="stable")
-    x, y = scores[high][order[0]], scores[~high][order[1]]
-    gx, gy = groups[high][order[0]], groups[~high][order[1]]
-    wins = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])
-    in_x = np.zeros((n_groups, len(x)))
-    in_x[gx, np.arange(len(x))] = 1
-    in_y = np.zeros((n_groups, len(y)))
-    in_y[gy, np.arange(len(y))] = 1
-    won = in_x @ wins @ in_y.T
-    pairs = np.outer(in_x.sum(axis=1), in_y.sum(axis=1))
-    top = np.einsum("bg,gk,bk->b", weights, won, weights, optimize=True)
-    bottom = np.einsum("bg,gk,bk->b", weights, pairs, weights, optimize=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bottom > 0, top / bottom, np.nan)
-
-
-def _capped(draws: np.ndarray, observed: float, n_groups: int) -> tuple[float, float]:
-    """Bias of the resampled diagonal is small, and the caps hold at the ends."""
-    cap = ((1 - CONFIDENCE) / 2) ** (1 / n_groups)
-    low_end, high_end = widened(percentile_interval(draws), observed, n_groups)
-    return max(0.0, min(low_end, cap)), min(1.0, max(high_end, 1 - cap))
 
 
 def _separation(

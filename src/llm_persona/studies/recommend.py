@@ -13,6 +13,7 @@ import numpy as np
 
 from llm_persona.analysis.dose import MAX_PERPLEXITY_RATIO
 from llm_persona.analysis.quality import Quality, assess
+from llm_persona.analysis.stats import mean_estimate
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.condition import Condition, Steer
 from llm_persona.domain.items import Item
@@ -79,9 +80,10 @@ def recommend(
     added. Effect is the mean preference at +dose less that at -dose, item by item (likelihood mode). Cost is the
     larger of the two neutral perplexities over base. `quality` is the best held-out AUC on these items,
     `effect` the largest effect, `balanced` the largest effect among the layers of near-best AUC whose cost is at most
-    1.6. Near-best: no lower than the lower end of the best layer's 95% interval, so that a difference which a few
-    questions cannot show decides nothing (after the one-standard-error rule, Breiman et al. 1984). Where no layer
-    is, the best-read one is taken and said so.
+    1.6. Near-best: the 95% interval of the best layer's AUC less this one's, paired by question, holds zero, so that a
+    difference which the questions cannot show decides nothing, and one that they show counts (after the
+    one-standard-error rule, Breiman et al. 1984; paired, since layers read the same questions and an interval of
+    each alone hides what differs between them). Where no layer is, the best-read one is taken and said so.
     """
     stages = stages or Stages()
     if quality is None:
@@ -125,13 +127,15 @@ def run_sweep(
                     cost = Perplexity(texts).measure(model).summary["perplexity"]
                     costs.append(math.inf if cost is None else cost / base["perplexity"])
                 preferences.append([row.get("preference") for row in rows])
-        moved = [a - b for a, b in zip(*preferences, strict=True) if a is not None and b is not None]
+        moved = np.array([a - b for a, b in zip(*preferences, strict=True) if a is not None and b is not None])
+        effect = mean_estimate(moved)
         return {
             "layer": layer,
             "dose": dose,
-            "effect": float(np.mean(moved)) if moved else 0.0,
+            "effect": effect.value if effect.n else 0.0,
+            "effect_ci": effect.ci,
             "cost": min(max(costs), 1e6),
-            "n": len(moved),
+            "n": effect.n,
         }
 
     def measured(chosen: list[int]) -> list[dict[str, Any]]:
@@ -153,11 +157,9 @@ def finer_layers(sweep: list[dict[str, Any]]) -> list[int]:
 
 def choose(vector: PersonaVector, quality: Quality, sweep: list[dict[str, Any]], dose: float) -> Recommendation:
     """The rule, applied to measured numbers."""
-    reached = {q.layer: q.auc for q in quality.layers}
     best = quality.best
     effect = max(sweep, key=lambda p: p["effect"])["layer"]
-    floor = quality.layers[best].auc_ci[0]
-    near = [p for p in sweep if reached[p["layer"]] >= (reached[best] if floor is None else floor)]
+    near = [p for p in sweep if p["layer"] == best or quality.layers[p["layer"]].below_best_ci[0] <= 0]
     usable = [p for p in near if p["cost"] <= MAX_PERPLEXITY_RATIO and p["effect"] > 0]
     if usable:
         chosen = max(usable, key=lambda p: p["effect"])
