@@ -110,7 +110,8 @@ def extract(
                                layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
     left = {(name, row["group"]) for name, rows in found.left_out.items() for row in rows}
-    result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": len(left)}
+    along = found.projections(range(found.vector.n_layers))
+    result = {**found.as_json(), "projections": along, "n_items_too_long": len(left)}
     print_extraction(result)
     for sentence in shortfall({}, found.left_out)["sentences"]:
         click.echo(f"- {plain(sentence)}")
@@ -130,15 +131,14 @@ def show(
 ) -> None:
     """What a vector was made from, its norm and dose by layer, and what it says in words."""
     from llm_persona.analysis.vectors import PersonaVector
+    from llm_persona.interfaces.cli.extraction_text import recommended_text
     from llm_persona.interfaces.cli.terminal import cell, plain, table
 
     vector = PersonaVector.load(path)
     meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended", "midpoints")}
     for key, value in meta.items():
         click.echo(plain(f"{key}: {value}"))
-    click.echo(
-        f"items: {len(vector.meta.get('items', []))} (fit and select)\nrecommended: {vector.meta.get('recommended')}"
-    )
+    click.echo(f"items: {len(vector.meta.get('items', []))} (fit and select)\n{plain(recommended_text(vector.meta))}")
     rows = [
         [str(k), cell(float(vector.norms[k])), cell(float(vector.reference_norms[k])), cell(vector.dose_per_unit(k), 3)]
         for k in range(vector.n_layers)
