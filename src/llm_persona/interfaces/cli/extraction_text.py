@@ -69,7 +69,7 @@ def effect_text(point: dict[str, Any]) -> str:
 def recommended_text(meta: dict[str, Any]) -> str:
     """What a vector's file recommends, and what that layer was chosen by (on the items that choose)."""
     kept = meta.get("recommended") or {}
-    evidence = kept.get("evidence")
+    evidence: Any = kept.get("evidence")
     said = f"recommended: {({k: v for k, v in kept.items() if k != 'evidence'}) or None}"
     try:
         return (
