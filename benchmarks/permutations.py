@@ -38,8 +38,8 @@ def main() -> None:
         spent = time.perf_counter() - wall, time.process_time() - processor
         p = min(layer.p_family for layer in found.layers)
         print(
-            f"{name}: {given.permutations} permutations x {given.layers} layers x {given.questions} questions of 4 rows, "
-            f"width {given.hidden}: {spent[0]:.1f} s ({spent[1]:.1f} s of the processor); family-wise p {p:.3f}",
+            f"{name}: {given.permutations} permutations x {given.layers} layers x {given.questions} questions of 4 "
+            f"rows, width {given.hidden}: {spent[0]:.1f} s ({spent[1]:.1f} s of the processor); family-wise p {p:.3f}",
             flush=True,
         )
 

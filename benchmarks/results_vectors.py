@@ -73,8 +73,8 @@ def geometry(found: dict[str, Any]) -> list[str]:
     names = found["traits"]
     by_layer = [f"{layer}: {number(value)}" for layer, value in enumerate(found["by_layer"])]
     return [
-        f"Layer {found['layer']}; random directions stay within {found['null_95']:.3f} in 95% of cases. Clusters: traits",
-        "that lie closer, on average, than random directions do.",
+        f"Layer {found['layer']}; random directions stay within {found['null_95']:.3f} in 95% of cases. Clusters:",
+        "traits that lie closer, on average, than random directions do.",
         "",
         *table(["", *names, "cluster"],
                [[a, *(number(c) for c in row), str(found["clusters"][a])]
@@ -151,8 +151,8 @@ def arithmetic(results: dict[str, Any]) -> list[str]:
         "effects, points of preference, paired by item; 95% intervals over items.",
         "",
         *table(["vectors", "measured", "first", "second", "both", "excess", "n"], pairs),
-        f"Without the first principal direction of all the vectors, same norm, dose {a['dose']:g}; the last column is without",
-        "less whole, on the same items: below 0 is more specific.",
+        f"Without the first principal direction of all the vectors, same norm, dose {a['dose']:g}; last column:",
+        "without less whole, on the same items: below 0 is more specific.",
         "",
         *table(
             [
@@ -185,8 +185,8 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         "## Third-party openness items (nothing was fitted or trained on them)",
         "",
         f"{transfer['n']} items, vector and adapters from our items alone, layer {transfer['layer']}: AUC "
-        f"{with_interval(transfer['auc'], transfer['auc_ci'], 3)}, family-wise p {transfer['p_family']:.3f}, bag of words "
-        f"{with_interval(transfer['lexical_auc'], transfer['lexical_auc_ci'], 3)}. "
+        f"{with_interval(transfer['auc'], transfer['auc_ci'], 3)}, family-wise p {transfer['p_family']:.3f}, bag of "
+        f"words {with_interval(transfer['lexical_auc'], transfer['lexical_auc_ci'], 3)}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
         f"Within questions the AUC is {number(transfer['auc_within'], 3)}. A vector fitted on these items themselves "
@@ -222,8 +222,8 @@ def page(results: dict[str, Any], transfer: dict[str, Any] | None = None) -> str
         *table(["rows of", *traits], read_by_others(traits)),
         "## Layers: read against steered",
         "",
-        "By third of the depth, mean AUC / mean effect (points of preference between dose +.2 and -.2), with 95% intervals,",
-        "and the rank correlation of AUC and effect over the swept layers.",
+        "By third of the depth, mean AUC / mean effect (points of preference between dose +.2 and -.2), with 95%",
+        "intervals, and the rank correlation of AUC and effect over the swept layers.",
         "",
         *table(["trait", "early", "middle", "late", "rank correlation [95%]", "layers"], bands(traits)),
         "## Dose and response",
@@ -254,8 +254,8 @@ def page(results: dict[str, Any], transfer: dict[str, Any] | None = None) -> str
         *geometry(results["geometry"]),
         "## The original claims",
         "",
-        "A claim about every trait is confirmed where each trait's interval shows it, refuted where some trait's interval",
-        "shows the contrary, and open otherwise.",
+        "A claim about every trait is confirmed where each trait's interval shows it, refuted where some trait's",
+        "interval shows the contrary, and open otherwise.",
         "",
         *table(["claim (rule)", "verdict", "figure"], claims(results, transfer)),
     ]  # fmt: skip
