@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from schemas import check_schema
 
 from llm_persona import load_items, load_trait
 from llm_persona.analysis.quality import assess
@@ -62,16 +63,23 @@ def answering(monkeypatch, text_of):
     return calls
 
 
-def test_a_tuned_vector_names_its_adapters_and_their_answers_as_authors(adapters, tiny_folders, tmp_path):
-    out, told = tmp_path / "v.safetensors", tmp_path / "v.json"
+@pytest.fixture(scope="module")
+def extracted(adapters, tiny_folders, tmp_path_factory):
+    """A tuned vector's file, its JSON, and the command without its adapters."""
+    folder = tmp_path_factory.mktemp("tuned")
+    out, told = folder / "v.safetensors", folder / "v.json"
     command = ["vectors", "extract", "--model", tiny_folders[0], "--dtype", "float32", "--trait", "openness", "--limit",
                "3", "--source", "tuned", "--over", "situations", "--max-new-tokens", "12", "--sweep-layers", "1",
                "--out", str(out), "--json", str(told)]  # fmt: skip
-    assert run(command) == 2
-    assert not out.exists()
     both = [word for pole, folder in adapters.items() for word in (f"--{pole}-adapter", str(folder))]
     assert run([*command, *both]) == 0
-    meta, found = PersonaVector.load(out).meta, json.loads(told.read_text())
+    return out, json.loads(told.read_text()), command
+
+
+def test_a_tuned_vector_names_its_adapters_and_their_answers_as_authors(adapters, extracted):
+    out, found, _ = extracted
+    meta = PersonaVector.load(out).meta
+    check_schema("extract", found)
     assert meta["source"] == found["source"] == "tuned"
     assert meta["authors"] == ["tuned high", "tuned low"]
     assert meta["reader"] == "base, no instruction"
@@ -82,6 +90,42 @@ def test_a_tuned_vector_names_its_adapters_and_their_answers_as_authors(adapters
         assert said["adapter_config.json"] == file_digest(folder / "adapter_config.json")
     assert said["adapter_model.safetensors"] != meta["adapters"]["high"]["adapter_model.safetensors"]
     assert found["elicited"]["fit"]["made"] == {"high": 3, "low": 3}
+
+
+def test_a_tuned_source_without_its_adapters_is_refused(extracted, capsys):
+    assert run(extracted[2]) == 2
+    assert "--source tuned needs --high-adapter DIR and --low-adapter DIR" in capsys.readouterr().err
+
+
+def test_every_test_response_has_its_projection_at_every_layer(extracted):
+    _, found, _ = extracted
+    rows, balanced = found["projections"], found["recommended"]["balanced"]
+    assert len(rows) == found["n_high"] + found["n_low"]
+    assert all(r["by_layer"][balanced] == pytest.approx(r["projection"], abs=1e-5) for r in rows)
+    for layer in found["layers"]:
+        along = {p: np.mean([r["by_layer"][layer["layer"]] for r in rows if r["pole"] == p]) for p in ("high", "low")}
+        assert along["high"] - along["low"] == pytest.approx(layer["separation"], abs=1e-4)
+
+
+def test_a_vector_s_file_keeps_what_its_layer_was_chosen_by_and_shows_it_with_intervals(extracted, capsys):
+    out, found, _ = extracted
+    kept = PersonaVector.load(out).meta["recommended"]
+    point = next(p for p in found["recommended"]["sweep"] if p["layer"] == kept["balanced"])
+    assert {k: kept["evidence"][k] for k in ("effect", "effect_ci", "cost", "n")} == {
+        k: point.get(k) for k in ("effect", "effect_ci", "cost", "n")
+    }
+    assert run(["vectors", "show", str(out)]) == 0
+    shown = capsys.readouterr().out
+    low, high = (100 * e for e in point["effect_ci"])
+    assert f"effect {100 * point['effect']:.1f} points ({low:.1f} to {high:.1f})" in shown
+
+
+def test_a_vector_that_keeps_no_evidence_is_shown_all_the_same(tmp_path, capsys):
+    recommended = {"balanced": 0, "coefficient": 1.0, "evidence": {"auc": "much"}}
+    vector = PersonaVector(np.ones((1, 4), np.float32), np.ones(1, np.float32), {"recommended": recommended})
+    vector.save(tmp_path / "v.safetensors")
+    assert run(["vectors", "show", str(tmp_path / "v.safetensors")]) == 0
+    assert "recommended: {'balanced': 0, 'coefficient': 1.0}\n" in capsys.readouterr().out
 
 
 def test_what_tuned_adapters_answer_is_theirs_and_read_by_the_base(adapters, subject):
