@@ -141,6 +141,18 @@ def test_close_traits_fall_into_one_cluster_and_others_stay_apart():
     assert mean_cosines(vectors(0.8))[0] == pytest.approx(0.8 / 3, abs=1e-4)
 
 
+def test_the_cosines_of_every_layer_are_kept():
+    traits = vectors(0.8)
+    turned = traits["near"].directions.copy()
+    turned[0] = -traits["far"].directions[0]
+    traits["near"] = traits["near"].with_direction(turned)
+    found = geometry(traits, 1)
+    assert np.shape(found["cosines_by_layer"]) == (2, 3, 3)
+    np.testing.assert_allclose(found["cosines_by_layer"][1], found["cosines"], atol=1e-5)
+    np.testing.assert_allclose(found["cosines_by_layer"][0], [[1, 0, 0], [0, 1, -1], [0, -1, 1]], atol=1e-5)
+    assert found["by_layer"] == pytest.approx([1 / 3, 0.8 / 3], abs=1e-4)
+
+
 def test_what_is_shared_can_be_taken_out_without_changing_the_norm():
     traits = vectors(0.8)
     shared = shared_direction(traits, 1)

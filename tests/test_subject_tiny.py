@@ -18,7 +18,7 @@ from llm_persona.subject.chat import render_prompt, render_response
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import wrap
 from llm_persona.subject.packing import Row
-from llm_persona.subject.record import record
+from llm_persona.subject.record import POSITIONS, record, record_positions
 from llm_persona.subject.reuse import reusing_below
 from llm_persona.subject.score import next_token_probabilities, response_logprobs
 from llm_persona.subject.steer import steering
@@ -104,6 +104,27 @@ def test_prompt_positions_do_not_depend_on_the_response(tiny, position):
         state = tiny.model(ids, output_hidden_states=True).hidden_states[2][0]
     expected = state[-1] if position == "prompt_last" else state.mean(dim=0)
     np.testing.assert_allclose(values[0, 1], expected.numpy(), atol=2e-5)
+
+
+def test_several_positions_are_recorded_at_every_layer_in_one_pass_over_the_rows(tiny):
+    passes = []
+    handle = tiny.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    try:
+        found = record_positions(tiny, ROWS)
+        once = len(passes)
+        single = {position: record(tiny, ROWS, position) for position in POSITIONS}
+    finally:
+        handle.remove()
+    assert list(found) == list(POSITIONS)
+    assert len(passes) == once * (1 + len(POSITIONS))
+    for position, acts in found.items():
+        np.testing.assert_array_equal(acts.values, single[position].values)
+        assert (acts.poles, acts.groups) == (single[position].poles, single[position].groups)
+    assert not np.allclose(found["prompt_last"].values, found["response_mean"].values)
+    with pytest.raises(UserError, match="no position was given"):
+        record_positions(tiny, ROWS, ())
+    with pytest.raises(UserError, match="position 'middle': choose one of"):
+        record_positions(tiny, ROWS, ("prompt_last", "middle"))
 
 
 def test_log_probabilities_equal_those_of_a_plain_forward(tiny):

@@ -134,6 +134,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     phase(TraitStudy.instructed)
     phase(lambda s: s.vector(folder / "vectors"))
     vectors = {s.name: Steer(s.persona, s.layer, dose=config.sweep_dose, name=s.name) for s in studies}
+    phase(lambda s: s.read_by({other.name: other.persona for other in studies if other is not s}))
     phase(lambda s: s.steering(vectors))
     phase(TraitStudy.combined)
     phase(TraitStudy.dose_response)

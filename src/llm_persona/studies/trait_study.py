@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_persona.analysis.controls import other_auc
 from llm_persona.analysis.dose import dose_response, usable_range
 from llm_persona.analysis.paired import means_by_group, paired_means, paired_shift
 from llm_persona.analysis.quality import assess
@@ -132,6 +133,7 @@ class TraitStudy:
         agreement = float(cosines(self.persona, self.reader)[self.layer])
         self.results["vector"] = {
             **self.extraction.as_json(),
+            "projections": self.extraction.projections(),
             "file": f"vectors/{self.name}.safetensors",
             "digest": self.persona.digest,
             "reader": {
@@ -139,6 +141,11 @@ class TraitStudy:
                 "layer": self.layer,
             },
         }  # fmt: skip
+
+    def read_by(self, others: dict[str, PersonaVector]) -> None:
+        """How well the other traits' vectors tell this trait's test rows apart, at this trait's layer."""
+        found = other_auc(self.extraction.acts["test"], self.persona, others, self.layer, self.config.seed)
+        self.results["vector"]["controls"]["other_traits"] = found
 
     def steering(self, others: dict[str, Steer]) -> None:
         """Every dose at the recommended layer, and the controls beside it. `others`: each trait's vector and layer."""
