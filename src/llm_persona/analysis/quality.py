@@ -107,7 +107,7 @@ def assess(
     observed = np.atleast_1d(auc(scores, high))
     family = null.max(axis=0)
     weights = bootstrap_weights(n_groups, DRAWS, seed + 1)
-    draws = np.stack([_auc_draws(scores[:, k], high, groups, weights) for k in range(acts.n_layers)])
+    draws = np.stack([auc_draws(scores[:, k], high, groups, weights) for k in range(acts.n_layers)])
     best = int(np.argmax(observed))
     layers = []
     for k in range(acts.n_layers):
@@ -177,7 +177,7 @@ def _flipped_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, flips
     return np.where((n_high > 0) & (n_low > 0), found, 0.5)
 
 
-def _auc_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def auc_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """AUC of each resample of groups [draws]: wins of high rows of group g over low rows of group g' form a matrix,
     and each resample weighs it. NaN where a resample lacks a pole. Bias of the resampled diagonal is small."""
     n_groups = weights.shape[1]
@@ -207,13 +207,18 @@ def _auc_interval(draws: np.ndarray, n_groups: int, observed: float) -> tuple[fl
 def _separation(
     scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray
 ) -> tuple[float, tuple[float, float]]:
+    draws = separation_draws(scores, high, groups, weights)
+    gap = float(scores[high].mean() - scores[~high].mean())
+    return gap, widened(percentile_interval(draws), gap, weights.shape[1])
+
+
+def separation_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """mean(high) - mean(low) [draws] of each resample of groups; NaN where a resample lacks a pole."""
     n_groups = weights.shape[1]
     sums = [np.bincount(groups[m], scores[m], n_groups) for m in (high, ~high)]
     sizes = [np.bincount(groups[m], minlength=n_groups).astype(float) for m in (high, ~high)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (weights @ sums[0]) / (weights @ sizes[0]) - (weights @ sums[1]) / (weights @ sizes[1])
-    gap = float(scores[high].mean() - scores[~high].mean())
-    return gap, widened(percentile_interval(draws), gap, n_groups)
+        return (weights @ sums[0]) / (weights @ sizes[0]) - (weights @ sums[1]) / (weights @ sizes[1])
 
 
 def _cross_fit(acts: Activations, folds: int, flips: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,7 +194,8 @@ def _afterwards(method: Method, plan: PreventionPlan) -> tuple[Steer, ...]:
 def _train(
     lab: Lab, method: Method, learn: TrainingData, data: TrainingData, plan: PreventionPlan, seed: int, folder: Path
 ) -> tuple[str, int]:
-    """The adapter's folder, trained if need be, and how many answers it learnt. A limit on steps grows with the data that a method adds to the task."""
+    """The adapter's folder, trained if need be, and how many answers it learnt. A limit on steps grows with the
+    data that a method adds to the task."""
     out, under = folder / f"seed-{seed}", _during(method, plan)
     recipe = replace(plan.recipe, held_out=0.0, patience=None)
     if recipe.max_steps is not None and len(data.examples) > len(learn.examples):

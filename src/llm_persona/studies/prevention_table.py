@@ -35,7 +35,8 @@ def method_row(
     reference = method == "plain"
     prevented = one_minus(_ratio(shifts, plain_shifts, reference))
     ratio = _ratio(losses, plain_losses, reference)
-    share = _ratio(*([base["loss"] - x for x in part] for part in (losses, plain_losses)), reference)
+    gained, plain_gained = ([base["loss"] - x for x in part] for part in (losses, plain_losses))
+    share = _ratio(gained, plain_gained, reference)
     costs = [r["perplexity"] / base["perplexity"] for r in runs if r["perplexity"] is not None and base["perplexity"]]
     row: dict[str, Any] = {
         "method": method,

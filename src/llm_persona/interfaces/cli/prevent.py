@@ -93,12 +93,7 @@ def prevent(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from llm_persona.interfaces.cli.terminal import cell, span, table
-
-    def estimate(value: float | None, ci: Any, digits: int, factor: float = 1.0, unit: str = "") -> str:
-        shown = "-" if value is None else f"{factor * value:.{digits}f}{unit}"
-        ends = [None if end is None else factor * end for end in ci or (None, None)]
-        return f"{shown} ({span(ends, digits)})"
+    from llm_persona.interfaces.cli.terminal import cell, table, with_span
 
     rows = []
     for name, row in result["methods"].items():
@@ -107,21 +102,21 @@ def _print(result: dict[str, Any]) -> None:
             for k in ("shift", "task_loss", "perplexity_ratio", "written_shift")
         )
         rows.append([
-            name, estimate(shift["mean"], shift["ci"], 1), cell(shift["sd"], 1),
-            estimate(row["prevented"], row["prevented_ci"], 0, 100, "%"), estimate(written["mean"], written["ci"], 1),
-            estimate(loss["mean"], loss["ci"], 3), cell(loss["sd"], 3),
-            estimate(row["task_loss_ratio"], row["task_loss_ratio_ci"], 2),
-            estimate(row["task_learnt_share"], row["task_learnt_share_ci"], 0, 100, "%"),
+            name, with_span(shift["mean"], shift["ci"], 1), cell(shift["sd"], 1),
+            with_span(row["prevented"], row["prevented_ci"], 0, 100, "%"), with_span(written["mean"], written["ci"], 1),
+            with_span(loss["mean"], loss["ci"], 3), cell(loss["sd"], 3),
+            with_span(row["task_loss_ratio"], row["task_loss_ratio_ci"], 2),
+            with_span(row["task_learnt_share"], row["task_learnt_share_ci"], 0, 100, "%"),
             "yes" if row["task_learnt_shown"] else "in the mean" if row["task_learnt"] else "no",
-            estimate(cost["mean"], cost["ci"], 2), cell(cost["sd"]),
+            with_span(cost["mean"], cost["ci"], 2), cell(cost["sd"]),
         ])  # fmt: skip
     base, task = result["base"], result["task"]
     n = result["methods"]["plain"]["shifts"][0]["n"]
     table(
-        f"{result['trait']} towards {result['pole']}, {n} items; seeds: {result['seeds']} (95% intervals over them); base "
-        f"task loss {base['loss']:.3f} on {task['held_out_measured']} held-out answers",
-        ["method", "shift, points", "sd", "prevented", "written", "task loss", "sd", "of plain", "of its gain", "learnt",
-         "perplexity of base", "sd"],
+        f"{result['trait']} towards {result['pole']}, {n} items; seeds: {result['seeds']} (95% intervals over them); "
+        f"base task loss {base['loss']:.3f} on {task['held_out_measured']} held-out answers",
+        ["method", "shift, points", "sd", "prevented", "written", "task loss", "sd", "of plain", "of its gain",
+         "learnt", "perplexity of base", "sd"],
         rows,
     )  # fmt: skip
     for line in _left_out(result):
