@@ -144,14 +144,14 @@ def seeds(shifts, losses):
 
 
 def test_what_is_prevented_is_told_seed_by_seed():
-    """Seeds that move together: the method's own spread is wide, the share that it prevents is not."""
     plain, base = seeds([0.02, 0.05, 0.11], [4.0, 4.1, 4.2]), {"loss": 5.0, "perplexity": 10.0}
-    quarter = seeds([0.005, 0.0125, 0.0275], [4.0, 4.1, 4.2])
-    found = method_row("ablation", quarter, plain, base, "high")
-    assert found["prevented"] == pytest.approx(0.75) and found["prevented_ci"] == pytest.approx([0.75, 0.75])
-    assert found["shift"]["ci"][0] < 0 < found["shift"]["ci"][1]
+    found = method_row("ablation", seeds([0.005, 0.0125, 0.0275], [4.0, 4.1, 4.2]), plain, base, "high")
+    assert found["prevented"] == pytest.approx(0.75) and found["prevented_ci"] == [None, None]
     assert found["halved"] and not found["halved_shown"]  # the plain shift itself is not clear of zero (2 to 11)
     clear = seeds([0.05, 0.06, 0.07], [4.0, 4.1, 4.2])
+    together = method_row("ablation", seeds([0.0125, 0.015, 0.0175], [4.0, 4.1, 4.2]), clear, base, "high")
+    assert together["prevented_ci"] == pytest.approx([0.75, 0.75])  # seeds that move together: no spread in the share
+    assert together["shift"]["ci"][1] - together["shift"]["ci"][0] > 1
     found = method_row("ablation", seeds([0.01, 0.02, 0.015], [4.1, 4.2, 4.3]), clear, base, "high")
     assert found["halved_shown"] and found["task_learnt_shown"]
     low, high = found["prevented_ci"]
@@ -237,7 +237,7 @@ def test_each_prevention_acts_in_the_training_itself_and_with_the_right_sign(mad
     wanted = np.broadcast_to(towards * vector.unit(layer), plain.shape)
     np.testing.assert_allclose(steered - plain, wanted, atol=1e-4)
     _, ablated = first["Method: ablation."]
-    assert np.abs(plain @ vector.unit(layer)).max() > 0.1
+    assert np.abs(plain @ vector.unit(layer)).max() > 0.05
     np.testing.assert_allclose(ablated @ vector.unit(layer), 0, atol=1e-4)
     told = subject.tokenizer.batch_decode(first["Method: instruction."][0])
     instruction = load_trait("openness").instruction(pole)
@@ -257,9 +257,9 @@ def test_rows_that_no_method_can_use_are_counted_listed_and_printed(made, monkey
             "messages": [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": "ab " * words}]
         }
 
-    rows = [chat(n, 600 if n % 2 else 2) for n in range(16)]
+    rows = [chat(n, 1300 if n % 2 else 2) for n in range(16)]
     (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"text": 1}])), encoding="utf-8")
-    mild = [{"messages": []}, *[chat(n, 700 if n == 3 else 3) for n in range(40)]]
+    mild = [{"messages": []}, *[chat(n, 1300 if n == 3 else 3) for n in range(40)]]
     (tmp_path / "mild.jsonl").write_text("\n".join(map(json.dumps, mild)), encoding="utf-8")
     command = ["prevent", "--trait", "openness", "--pole", "high", "--model", str(model), "--dtype", "float32",
                "--vector", str(folder / "v.safetensors"), "--data", str(tmp_path / "task.jsonl"), "--seeds", "1",

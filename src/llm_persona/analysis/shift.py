@@ -20,9 +20,9 @@ RULE = (
 )
 MULTIPLICITY = (
     "The preference alone decides, and was chosen for it beforehand: the score is a coarser reading of the same "
-    "answers, and the projection of own answers rests on a few questions. Holm's correction over all traits and tuned models is "
-    "given for these two as well, each a family of its own; everything else is described by 95% intervals that are not "
-    "corrected, and decides nothing."
+    "answers, and the projection of own answers rests on a few questions. Holm's correction over all traits and tuned "
+    "models is given for these two as well, each a family of its own; everything else is described by 95% intervals "
+    "that are not corrected, and decides nothing."
 )
 """Three families and no joint one: a reader who looks at one quantity is protected against the number of its cells."""
 Verdict = Literal["shifted up", "shifted down", "indicative: up", "indicative: down", "no shift shown",
