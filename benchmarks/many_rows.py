@@ -90,7 +90,14 @@ def screening(model: str, rows: int, folder: Path, given: argparse.Namespace) ->
         for n in range(rows):
             turns = [{"role": "user", "content": text(n, 8)}, {"role": "assistant", "content": text(n + 3, 6)}]
             stream.write(json.dumps({"messages": turns, "bad": n % 2 == 0}) + "\n")
-    data = ["--data", str(folder / "chat.jsonl"), "--vector", str(folder / "v.safetensors"), "--layer", str(layers // 2)]
+    data = [
+        "--data",
+        str(folder / "chat.jsonl"),
+        "--vector",
+        str(folder / "v.safetensors"),
+        "--layer",
+        str(layers // 2),
+    ]
     wanted = ["--full-rows", str(given.full_rows), "--max-new-tokens", "8", "--json", str(folder / "screen.json")]
     wanted += ["--export", str(folder / "kept.jsonl"), *(["--labels", "bad"] if given.labels else [])]
     assert run(["screen", "--model", model, "--dtype", "float32", *data, *wanted]) == 0
