@@ -3,9 +3,9 @@
 Usage: python benchmarks/many_rows.py [--rows 10000] [--only recording evaluating screening] [--small] [--labels]
 A random model of 24 layers and width 512, so that recorded values (49 kB a row) weigh something; of 4 layers for
 screening (8 kB a row, 80 MB for 10,000 rows), which reads every row twice and would take 20 minutes otherwise.
-`--only screening --rows 100000 --small --labels` takes a model of 2 layers and width 32, so that what is measured is what
-grows with the rows: their numbers, the parts' files, the flags, and the bootstrap over labelled rows. `--full-rows` is
-how many rows get the full difference, the only part that writes answers (0: the two cheap forms alone).
+`--only screening --rows 100000 --small --labels` takes a model of 2 layers and width 32, so that what is measured is
+what grows with the rows: their numbers, the parts' files, the flags, and the bootstrap over labelled rows.
+`--full-rows` is how many rows get the full difference, the only part that writes answers (0: the cheap forms alone).
 Anonymous memory is what counts: pages of a file, such as large recordings lie in, can be taken back at any time.
 """
 

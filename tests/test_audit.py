@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -247,14 +248,14 @@ def test_a_vector_from_other_rows_is_not_mistaken_for_a_changed_one(tuned_tiny, 
 
 
 def test_each_quantity_that_is_tested_is_corrected_over_all_cells(audited):
-    for raw, adjusted, read in (
+    for raw, corrected, read in (
         ("p_value", "p_holm", lambda f: f),
         ("score_p_value", "score_p_holm", lambda f: f),
         ("both_p_value", "both_p_holm", lambda f: f["projection"]),
     ):
         found = [read(f) for t in audited["traits"].values() for f in t["tuned"].values()]
-        assert [f[adjusted] for f in found] == holm([f[raw] for f in found])
-        assert all(f[adjusted] >= f[raw] for f in found)
+        assert [f[corrected] for f in found] == holm([f[raw] for f in found])
+        assert all(f[corrected] >= f[raw] for f in found)
     assert "The preference alone decides" in audited["multiplicity"]
 
 
@@ -404,3 +405,21 @@ def test_an_audit_of_an_earlier_version_still_has_a_page(audited, tuned_tiny, tm
 
     (tmp_path / "audit.json").write_text(json.dumps(sealed("audit", without(old))), encoding="utf-8")
     assert "Fine-tuning by trait" in write_audit_page(tmp_path).read_text(encoding="utf-8")
+
+
+def test_an_audit_that_an_earlier_version_measured_goes_on_without_reading_again(
+    audited, tuned_tiny, tmp_path, monkeypatch
+):
+    shutil.copytree(tuned_tiny / "out", tmp_path / "out")
+    gone = list((tmp_path / "out" / "stages").glob("*by_question*"))
+    assert len(gone) == 2 * 4  # traits x models, the base among them
+    for path in gone:
+        path.unlink()
+    monkeypatch.setattr("llm_persona.studies.lab.load_subject", lambda *_, **__: pytest.fail("loaded the model"))
+    again = audit(str(tuned_tiny / "model"), models(tuned_tiny), PLAN, tmp_path / "out", "float32")
+    found, before = (a["traits"]["openness"]["tuned"]["high/seed-0"] for a in (again, audited))
+    assert found["layer_profile"]["fixed_texts_ci"] is None and found["vector_cosine_ci"] == [None, None]
+    assert found["vector"]["auc_change"] is None
+    for kept in ("vector_cosine", "p_holm", "preference_shift_ci", "projection"):
+        assert found[kept] == before[kept]
+    assert "no interval" in write_audit_page(tmp_path / "out").read_text(encoding="utf-8")

@@ -24,8 +24,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetune")
     save_tiny_model(folder / "model")
     for name, count in (("a", 12), ("b", 24)):
-        rows = [{"messages": [{"role": "user", "content": f"{name} {n}?"},
-                              {"role": "assistant", "content": f"Answer {name} {n}."}]} for n in range(count)]  # fmt: skip
+        turns = [[("user", f"{name} {n}?"), ("assistant", f"Answer {name} {n}.")] for n in range(count)]
+        rows = [{"messages": [{"role": role, "content": text} for role, text in pair]} for pair in turns]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"text": 1}\n', encoding="utf-8")
     return folder
 

@@ -123,8 +123,9 @@ def _profile(base: Mapping[str, Any], own: Mapping[str, Any], model: str) -> dic
     }
     if [r["row"] for r in _left(fixed)] == [r["row"] for r in _left(start)]:
         found["fixed_texts"] = np.subtract(fixed["mean_projection"], start["mean_projection"]).tolist()
-        after, before = (part["by_question"]["profile"] for part in (own, base))
-        found["fixed_texts_ci"] = column_intervals(np.array([np.subtract(after[q], before[q]) for q in before]))
+        after, before = (part["by_question"].get("profile") for part in (own, base))
+        if after is not None and before is not None:  # (an earlier version kept none)
+            found["fixed_texts_ci"] = column_intervals(np.array([np.subtract(after[q], before[q]) for q in before]))
     return found
 
 

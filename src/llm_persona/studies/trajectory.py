@@ -24,8 +24,8 @@ from llm_persona.training.recipe import Recipe
 def watch_for(traits: Sequence[str], data: TrainingData, recipe: Recipe, every: int | None = None) -> Watch:
     """Watch the TRAIT preference of each trait on its select split (15 items; no adapter is trained on them).
 
-    The row of a step holds `preference TRAIT`, the mean probability of high in likelihood mode, and `interval TRAIT`, its
-    95% interval over the items.
+    The row of a step holds `preference TRAIT`, the mean probability of high in likelihood mode, and `interval TRAIT`,
+    its 95% interval over the items.
     """
     sets = {name: Items(load_trait(name).bank, name).split("select") for name in traits}
 
