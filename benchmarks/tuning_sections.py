@@ -91,7 +91,8 @@ def prevention(found: dict[str, Any]) -> list[list[str]]:
         rows.append([
             name, with_interval(r["shift"]["mean"], r["shift"]["ci"], 1), number(r["shift"]["sd"], 1),
             with_interval(r["prevented"], r.get("prevented_ci"), 0, 100),
-            with_interval(written["mean"], written["ci"], 1), with_interval(loss["mean"], loss["ci"], 3), number(loss["sd"], 3),
+            with_interval(written["mean"], written["ci"], 1),
+            with_interval(loss["mean"], loss["ci"], 3), number(loss["sd"], 3),
             with_interval(r["task_loss_ratio"], r.get("task_loss_ratio_ci")),
             with_interval(r["task_learnt_share"], r.get("task_learnt_share_ci"), 0, 100),
             "yes" if r.get("task_learnt_shown") else "in the mean" if r["task_learnt"] else "no",
