@@ -181,7 +181,7 @@ def narrow_section(traits: list[str]) -> list[str]:
     )
     to_behaviour, to_activation = matrix_agreement(a, behaviour), matrix_agreement(a, activation)
     rows = [
-        [g, *(forecast_cell(predicted[g][t]) if whole else number(predicted[g][t]) for t in traits)]
+        [g, *(forecast_cell(predicted[g][t]) if whole else f"{number(predicted[g][t])} no interval" for t in traits)]
         for g in groups
     ]  # fmt: skip
     return [
