@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,8 +270,19 @@ def by_hand(folder, name):
         return base, [lp.record(subject, r) for r in rows]
 
 
-def test_the_vector_extracted_again_and_its_reading_are_those_computed_by_hand(audited, tuned_tiny):
-    trait = audited["traits"]["openness"]
+@pytest.fixture(scope="module")
+def read_late(tuned_tiny):
+    """Read at the last layer, above all that the adapter changes (the layer that the tiny model recommends is below)."""
+    subject = lp.load_subject(str(tuned_tiny / "model"), dtype="float32")
+    rows = lp.labelled(Items(load_trait("openness").bank, "bank").split("fit")[:6])
+    vector = lp.fit(lp.record(subject, rows), {"recommended": {"balanced": 3}})
+    vector.save(tuned_tiny / "late" / "openness.safetensors")
+    plan = replace(PLAN, traits=("openness",), vectors=str(tuned_tiny / "late"))
+    return audit(str(tuned_tiny / "model"), models(tuned_tiny)[:1], plan, tuned_tiny / "out-late", "float32")
+
+
+def test_the_vector_extracted_again_and_its_reading_are_those_computed_by_hand(read_late, tuned_tiny):
+    trait = read_late["traits"]["openness"]
     layer, found = trait["layer"], trait["tuned"]["high/seed-0"]
     (base_test, base_fit), (test, fit_rows) = by_hand(tuned_tiny, "high/seed-0")
     before, after = lp.fit(base_fit), lp.fit(fit_rows)
@@ -296,8 +308,8 @@ def test_the_vector_extracted_again_and_its_reading_are_those_computed_by_hand(a
     assert trait["auc_before_ci"] == pytest.approx(v["auc_before_ci"], abs=1e-6)  # (one vector, the bank's)
 
 
-def test_fixed_texts_and_the_layer_profile_are_those_computed_by_hand(audited, tuned_tiny):
-    trait = audited["traits"]["openness"]
+def test_fixed_texts_and_the_layer_profile_are_those_computed_by_hand(read_late, tuned_tiny):
+    trait = read_late["traits"]["openness"]
     layer, found = trait["layer"], trait["tuned"]["high/seed-0"]
     (base_test, base_fit), (test, _) = by_hand(tuned_tiny, "high/seed-0")
     vector = lp.fit(base_fit)
