@@ -272,7 +272,7 @@ def by_hand(folder, name):
 
 @pytest.fixture(scope="module")
 def read_late(tuned_tiny):
-    """Read at the last layer, above all that the adapter changes (the layer that the tiny model recommends is below)."""
+    """Read at the last layer, above all that the adapter changes (the one that the tiny model recommends is below)."""
     subject = lp.load_subject(str(tuned_tiny / "model"), dtype="float32")
     rows = lp.labelled(Items(load_trait("openness").bank, "bank").split("fit")[:6])
     vector = lp.fit(lp.record(subject, rows), {"recommended": {"balanced": 3}})
