@@ -180,13 +180,18 @@ def _flipped_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, flips
 def _separation(
     scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray
 ) -> tuple[float, tuple[float, float]]:
+    draws = separation_draws(scores, high, groups, weights)
+    gap = float(scores[high].mean() - scores[~high].mean())
+    return gap, widened(percentile_interval(draws), gap, weights.shape[1])
+
+
+def separation_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """mean(high) - mean(low) [draws] of each resample of groups; NaN where a resample lacks a pole."""
     n_groups = weights.shape[1]
     sums = [np.bincount(groups[m], scores[m], n_groups) for m in (high, ~high)]
     sizes = [np.bincount(groups[m], minlength=n_groups).astype(float) for m in (high, ~high)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (weights @ sums[0]) / (weights @ sizes[0]) - (weights @ sums[1]) / (weights @ sizes[1])
-    gap = float(scores[high].mean() - scores[~high].mean())
-    return gap, widened(percentile_interval(draws), gap, n_groups)
+        return (weights @ sums[0]) / (weights @ sizes[0]) - (weights @ sums[1]) / (weights @ sizes[1])
 
 
 def _cross_fit(acts: Activations, folds: int, flips: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

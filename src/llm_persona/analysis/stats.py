@@ -91,6 +91,19 @@ def mean_estimate(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Estim
     return Estimate(mean, low, high, n)
 
 
+def column_intervals(values: np.ndarray, draws: int = 2000, seed: int = 0) -> list[list[float | None]]:
+    """The interval of `mean_estimate` for the mean of each column of [n, columns], the same resamples for all."""
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    if n < 2:
+        return [[None, None] for _ in range(values.shape[1])]
+    tail = (1 - CONFIDENCE) / 2 * 100
+    resampled = bootstrap_weights(n, draws, seed) @ values / n
+    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    pairs = zip(low.tolist(), high.tolist(), values.mean(axis=0).tolist(), strict=True)
+    return [list(widened((a, b), centre, n)) for a, b, centre in pairs]
+
+
 def widened(interval: tuple[float, float], centre: float, n: int) -> tuple[float, float]:
     """A percentile interval over n units, widened about its estimate.
 
