@@ -23,7 +23,9 @@ from llm_persona.subject.reuse import reusing_below
 from llm_persona.subject.score import next_token_probabilities, response_logprobs
 from llm_persona.subject.steer import steering
 
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi", "olmo2"]
+FAMILIES = [
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi", "olmo2", "mixtral",
+]  # fmt: skip
 ROWS = [
     Response("What should I do?", "Go and look at it.", "high", "q1"),
     Response("What should I do?", "Stay where you are, and rest a while longer.", "low", "q1"),

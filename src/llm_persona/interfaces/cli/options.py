@@ -46,7 +46,8 @@ def _subject_options(several: bool) -> Decorator:
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
             help="auto takes bfloat16 where the machine computes in it.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ..."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ...; balanced or "
+                     "sequential: spread over all accelerators and the CPU's memory."),
     )
 
 
