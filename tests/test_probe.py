@@ -13,7 +13,7 @@ from torch import nn
 
 from llm_persona.domain.errors import UserError
 from llm_persona.interfaces.cli.main import run
-from llm_persona.subject.blocks import SETTING
+from llm_persona.subject.blocks import SETTING, probe
 from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.load import load_subject, wrap
 from llm_persona.subject.record import record
@@ -133,4 +133,11 @@ def test_a_command_fails_with_what_to_set_and_goes_on_once_it_is_set(unnamed, mo
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "mixtral"])
 def test_the_probe_leaves_the_model_as_it_was(family):
     subject = make_subject(family)
-    assert not any(block._forward_hooks or block._forward_pre_hooks for block in subject.blocks)
+
+    def hooks():  # transformers keeps some of its own
+        return [len(b._forward_hooks) + len(b._forward_pre_hooks) for b in subject.blocks]
+
+    before, plain = hooks(), record(subject, ROWS).values
+    probe(subject.model, subject.blocks, 32)
+    assert hooks() == before
+    np.testing.assert_array_equal(record(subject, ROWS).values, plain)
