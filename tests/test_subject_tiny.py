@@ -293,7 +293,8 @@ def hidden_with(subject, ids, steers=(), start=None):
 
 
 @pytest.mark.parametrize(
-    ("family", "positions"), [("llama", "prompt"), ("llama", "response"), ("gpt2", "response"), ("gemma3_text", "prompt")]
+    ("family", "positions"),
+    [("llama", "prompt"), ("llama", "response"), ("gpt2", "response"), ("gemma3_text", "prompt")],
 )
 def test_positions_are_absolute_under_a_cache_batching_left_padding_and_sampling(family, positions):
     subject = make_subject(family)

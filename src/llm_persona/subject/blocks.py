@@ -39,7 +39,9 @@ def find_blocks(model: nn.Module, path: str | None = None) -> nn.ModuleList:
     lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     if path is not None:
         if path not in lists:
-            raise UserError(f"{type(model).__name__}: {SETTING} {path!r} is no list of modules in it; {_choices(model)}")
+            raise UserError(
+                f"{type(model).__name__}: {SETTING} {path!r} is no list of modules in it; {_choices(model)}"
+            )
         return lists[path]
     config: Any = model.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config

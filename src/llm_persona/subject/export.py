@@ -168,9 +168,13 @@ def _with_biases(subject: Subject) -> Any:
 
     config = copy.deepcopy(subject.model.config)
     if is_quantised(config):
-        raise UserError(f"{subject.name}: is quantised; a bias cannot be folded into it; give the model it was made from")
+        raise UserError(
+            f"{subject.name}: is quantised; a bias cannot be folded into it; give the model it was made from"
+        )
     if is_spread(subject.model):
-        raise UserError(f"{subject.name}: is spread over several devices; load it on one (--device cpu) to fold a bias in")
+        raise UserError(
+            f"{subject.name}: is spread over several devices; load it on one (--device cpu) to fold a bias in"
+        )
     if getattr(config, "mlp_bias", None) is False:
         config.mlp_bias = True
         made = type(subject.model)(config).to(subject.device, subject.dtype).eval()

@@ -189,9 +189,7 @@ def load_subject(
     return subject
 
 
-def wrap(
-    model: Any, tokenizer: Any, name: str = "custom", revision: str = "", blocks: str | None = None
-) -> Subject:
+def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", blocks: str | None = None) -> Subject:
     """A subject from transformers objects already in memory; its blocks are probed here (`blocks`: their path, where
     they are not found by themselves).
 

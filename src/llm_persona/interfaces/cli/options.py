@@ -47,8 +47,13 @@ def _subject_options(several: bool) -> Decorator:
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
             help="auto takes bfloat16 where the machine computes in it.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ...; balanced or "
-                     "sequential: spread over all accelerators and the CPU's memory."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda, mps, ...; balanced or "
+            "sequential: spread over all accelerators and the CPU's memory.",
+        ),
     )
 
 
@@ -78,8 +83,12 @@ level_option = click.option(
     help="How much --instruct says: the held-out pair, or the trait's name, description, or facets too.",
 )
 vector_options = chain(
-    click.option("--vector", "vectors", multiple=True, help="Steer with a vector file (repeatable); its own "
-                 "settings may follow: FILE:layer=12:dose=0.2."),
+    click.option(
+        "--vector",
+        "vectors",
+        multiple=True,
+        help="Steer with a vector file (repeatable); its own settings may follow: FILE:layer=12:dose=0.2.",
+    ),
     click.option("--layer", "layers", multiple=True, help="Its layer, or auto (the recommended one)."),
     click.option("--coefficient", "coefficients", multiple=True, type=float, help="Strength in measured pole gaps."),
     click.option("--dose", "doses", multiple=True, type=float, help="Strength as a share of the layer's norm."),
