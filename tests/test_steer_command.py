@@ -84,8 +84,7 @@ def test_options_go_to_the_vectors_that_do_not_say_it_themselves(subject, files,
 
 
 def test_without_a_strength_the_recommended_layer_and_coefficient_are_taken(subject, files, steer):
-    (a, one), (b, two) = files
-    _, said = steer("--vector", one, "--vector", two)
+    _, said = steer("--vector", files[0][1], "--vector", files[1][1])
     assert [(s["layer"], s["coefficient"]) for s in said] == [(1, 1.5), (2, 0.5)]
 
 

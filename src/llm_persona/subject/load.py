@@ -222,6 +222,17 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
     return {"model": model, "revision": revision, "dtype": kind, "device": place.type}
 
 
+def family_of(model: str) -> str | None:
+    """Name of the model's architecture (`model_type`) without loading weights; None where no configuration is found."""
+    from transformers import AutoConfig
+
+    try:
+        source, extra, _ = _locate(model)
+        return str(AutoConfig.from_pretrained(source, **extra).model_type)  # nosec B615
+    except (UserError, OSError, ValueError):
+        return None
+
+
 def _locate(model: str) -> tuple[str, dict[str, Any], str]:
     """(source for transformers, further arguments, revision known before loading)."""
     if model == DEFAULT_MODEL:
