@@ -52,8 +52,8 @@ def dose_response(doses: Sequence[float], preferences: np.ndarray, seed: int = 0
         interval = widened(percentile_interval(draws), found[name], n) if n > 1 and draws is not None else (None, None)
         found[f"{name}_ci"] = list(interval)
     for name, shape in _SHAPES.items():
-        value = float(shape(x, means[:, None])[0])
-        found[name] = value if np.isfinite(value) else None
+        single = float(shape(x, means[:, None])[0])
+        found[name] = single if np.isfinite(single) else None
         draws = shape(x, drawn)
         told = n > 1 and found[name] is not None and np.isfinite(draws).any()
         found[f"{name}_ci"] = list(percentile_interval(draws)) if told else [None, None]
