@@ -115,6 +115,17 @@ def widened(interval: tuple[float, float], centre: float, n: int) -> tuple[float
     return centre + (interval[0] - centre) * factor, centre + (interval[1] - centre) * factor
 
 
+def corrected_interval(draws: np.ndarray, estimate: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Bias-corrected percentile interval (Efron 1981), for estimates that resampling shifts, such as absolute means."""
+    draws = draws[np.isfinite(draws)]
+    below = float(((draws < estimate).mean() + (draws <= estimate).mean()) / 2)
+    edge = 1 / (len(draws) + 1)
+    shift = 2 * scipy_stats.norm.ppf(min(max(below, edge), 1 - edge))
+    tail = scipy_stats.norm.ppf((1 - confidence) / 2)
+    low, high = np.quantile(draws, [scipy_stats.norm.cdf(shift + tail), scipy_stats.norm.cdf(shift - tail)])
+    return float(low), float(high)
+
+
 def proportion_estimate(hits: int, n: int) -> Estimate:
     """A share with its Wilson interval, all times 100 (percent)."""
     if n == 0:

@@ -19,7 +19,7 @@ from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.studies.recommend import Recommendation, choose, run_sweep
 from llm_persona.studies.sources import Rows
 from llm_persona.studies.stages import Stages
-from llm_persona.subject.load import Subject
+from llm_persona.subject.load import Subject, family_of
 from llm_persona.subject.record import Position, record
 
 
@@ -130,6 +130,7 @@ def extract(
         {
             "trait": trait,
             **identity,
+            "family": family_of(identity["model"]) or subject().model.config.model_type,
             "source": source,
             "position": position,
             "authors": sorted({r.author for r in rows.fit}),

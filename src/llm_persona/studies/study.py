@@ -24,7 +24,7 @@ from llm_persona.instruments.judging.protocol import Judge
 from llm_persona.instruments.judging.remote import RemoteJudge
 from llm_persona.studies.agreement import agreement
 from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
-from llm_persona.studies.comparison import comparison, specificity
+from llm_persona.studies.comparison import comparison, composites, specificity
 from llm_persona.studies.findings import findings, headline
 from llm_persona.studies.folder import study_settings, working_in
 from llm_persona.studies.grid import Executor, make_ahead
@@ -206,7 +206,8 @@ def _results(
     }
     for trait in results["traits"].values():
         trait["comparison"] = comparison(trait)
-    results["specificity"] = specificity(results["traits"])
+        trait["dose_response"]["composites"] = composites(trait)
+    results["specificity"] = specificity(results["traits"], {s.name: s.moved_by for s in studies})
     answers = [a for s in studies for a in s.answers()]
     scores = [v[s.name].score for s in studies for v in s.verdicts] if judge is not None else None
     results["agreement"] = agreement(results["traits"], answers, scores, results["judge"])

@@ -57,8 +57,8 @@ def prevent(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
-    from llm_persona.interfaces.cli.options import named_layers
     from llm_persona.interfaces.cli.terminal import StudyProgress
+    from llm_persona.interfaces.cli.vector_settings import named_layers
     from llm_persona.studies.prevention import METHODS, PreventionPlan, expected_stages
     from llm_persona.studies.prevention import prevent as run_prevention
     from llm_persona.training.data import from_chat, from_items
