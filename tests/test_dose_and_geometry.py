@@ -268,14 +268,16 @@ def test_the_interval_of_an_absolute_mean_is_corrected_for_what_resampling_adds(
 def test_a_perplexity_s_ratio_pairs_the_passages():
     base = [{"perplexity": p, "tokens": 10 * k} for k, p in ((1, 10.0), (2, 40.0), (3, 20.0))]
     same = perplexity_ratio([{**row, "perplexity": 1.2 * row["perplexity"]} for row in base], base)
-    assert same["cost"] == pytest.approx(1.2)
-    assert same["cost_ci"] == pytest.approx([1.2, 1.2])  # passages differ fourfold, their ratio does not
+    assert same["ratio"] == pytest.approx(1.2)
+    assert same["ci"] == pytest.approx([1.2, 1.2])  # passages differ fourfold, their ratio does not
     other = perplexity_ratio([{**base[0], "perplexity": 20.0}, *base[1:]], base)
-    assert other["cost"] == pytest.approx(2 ** (10 / 60))
-    assert other["cost_ci"][0] < other["cost"] < other["cost_ci"][1]
+    assert other["ratio"] == pytest.approx(2 ** (10 / 60))
+    assert other["ci"][0] < other["ratio"] < other["ci"][1]
     left = perplexity_ratio([{"perplexity": None, "tokens": 0, "unscored": "long"}, *base[1:]], base)
-    assert left["cost_passages"] == 2
-    assert perplexity_ratio([], []) == {"cost": None, "cost_ci": [None, None], "cost_passages": 0}
+    assert left["n"] == 2
+    lost = perplexity_ratio([{**base[0], "perplexity": None}, *base[1:]], base)  # infinite, and not left out
+    assert lost == {"ratio": None, "ci": [None, None], "n": 3}
+    assert perplexity_ratio([], []) == {"ratio": None, "ci": [None, None], "n": 0}
 
 
 def test_shapes_of_a_dose_response_have_intervals_within_their_bounds():

@@ -47,31 +47,6 @@ def preferences(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {r["id"]: r["preference"] for r in rows if "unscored" not in r and r.get("preference") is not None}
 
 
-def perplexity_ratio(rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Perplexity of the same passages under a condition over that under base, every token weighed alike.
-
-    Args:
-        rows, base: `perplexity` and `tokens` of each passage, in one order; passages that either left out do not count.
-
-    Returns:
-        `cost`, `cost_ci` (bootstrap over passages, on the logarithm, their cost paired) and `cost_passages`; None
-        where there is too little to tell.
-    """
-    pairs = [(a, b) for a, b in zip(rows, base, strict=True) if a["perplexity"] and b["perplexity"]]
-    n = len(pairs)
-    if not n:
-        return {"cost": None, "cost_ci": [None, None], "cost_passages": 0}
-    weights = np.array([float(b["tokens"]) for _, b in pairs])
-    moved = weights * np.array([np.log(a["perplexity"]) - np.log(b["perplexity"]) for a, b in pairs])
-    value = float(moved.sum() / weights.sum())
-    ends: list[float | None] = [None, None]
-    if n > 1:
-        drawn = bootstrap_weights(n, 2000, 0)
-        low, high = widened(percentile_interval((drawn @ moved) / (drawn @ weights)), value, n)
-        ends = [float(np.exp(low)), float(np.exp(high))]
-    return {"cost": float(np.exp(value)), "cost_ci": ends, "cost_passages": n}
-
-
 def means_by_group(groups: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     """Mean value of each group, in the groups' order: several answers to one question count as one observation."""
     found: dict[str, list[float]] = {}

@@ -400,7 +400,8 @@ class TraitStudy:
     def _shift(self, name: str) -> dict[str, Any]:
         own, base = self.measured[name], self.measured["base"]
         shift = paired_shift(own["likelihood"].rows, base["likelihood"].rows)
-        return {"shift": shift, **perplexity_ratio(own["neutral"].rows, base["neutral"].rows)}
+        cost = perplexity_ratio(own["neutral"].rows, base["neutral"].rows)
+        return {"shift": shift, "cost": cost["ratio"], "cost_ci": cost["ci"], "cost_passages": cost["n"]}
 
     @staticmethod
     def _summary(measured: dict[str, Measurement]) -> dict[str, Any]:
