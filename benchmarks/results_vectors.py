@@ -100,7 +100,7 @@ def steering(traits: dict[str, Any]) -> list[list[str]]:
         rows.append([
             name, f"{t['baseline']['score']:.0f}", f"{low:+g} to {high:+g}", " to ".join(reached),
             with_interval(d["slope"], d["slope_ci"], 1, 0.1), with_interval(d["departure"], d["departure_ci"]),
-            number(d["monotone"]), number(d["wrong_way"]), number(100 * (c["random_preference_movement"] or 0), 1),
+            spans(d, "monotone"), spans(d, "wrong_way"), number(100 * (c["random_preference_movement"] or 0), 1),
             " and ".join(with_interval(w["shift_in_pole_gaps"], w["shift_in_pole_gaps_ci"]) for w in written),
         ])  # fmt: skip
     return rows
@@ -111,11 +111,12 @@ def compared(traits: dict[str, Any]) -> list[list[str]]:
     for name, t in traits.items():
         for pole, found in t["comparison"].items():
             for r in found:
-                equal = r["steering_at_equal_cost"]
+                equal, less = r["steering_at_equal_cost"], r["steering_less_this"]
                 rows.append([
-                    name, pole, r["condition"], with_interval(r["effect"], r["effect_ci"], 1), number(r["cost"]),
-                    number(r["composite"]),
-                    f"{equal['effect']:.1f} at dose {equal['dose']:+.2f}" if equal else "",
+                    name, pole, r["condition"], with_interval(r["effect"], r["effect_ci"], 1), spans(r, "cost"),
+                    spans(r, "composite"), spans(less, "difference", 1) if less else "",
+                    f"{spans(equal, 'effect', 1)} at dose {equal['dose']:+.2f}" if equal else "",
+                    spans(equal, "difference", 1) if equal else "",
                 ])  # fmt: skip
     return rows
 
@@ -129,7 +130,7 @@ def specificity(results: dict[str, Any]) -> list[str]:
         for measured in s["traits"]:
             x = cells.get(measured, {}).get(key)
             row.append(with_interval(x["preference"], x["preference_ci"], 1) if x else "")
-        rows.append([*row, number(s["ratio"][steered])])
+        rows.append([*row, with_interval(s["ratio"][steered], s["ratio_ci"][steered])])
     return table(["steered", *s["traits"], "others / own"], rows)
 
 
@@ -189,7 +190,9 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         f"words {with_interval(transfer['lexical_auc'], transfer['lexical_auc_ci'], 3)}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
-        f"Within questions the AUC is {number(transfer['auc_within'], 3)}. A vector fitted on these items themselves "
+        f"Within questions the AUC is {number(transfer['auc_within'], 3)}; at layer {transfer['reading']['layer']}, the one "
+        f"recommended for reading, {with_interval(transfer['reading']['auc'], transfer['reading']['auc_ci'], 3)}, within "
+        f"questions {number(transfer['reading']['auc_within'], 3)}. A vector fitted on these items themselves "
         f"(cross-fitted by question) reaches {number(transfer['ceiling'], 3)}, within questions "
         f"{number(transfer['ceiling_within'], 3)}: no difference of means can do much better at this layer.",
         "The layer rule was last changed when figures of two layers on these items were known (docs/notes.md).",
@@ -237,10 +240,11 @@ def page(results: dict[str, Any], transfer: dict[str, Any] | None = None) -> str
         "## Steering, instruction, tuning: effect and cost",
         "",
         "Effect: points of preference toward the pole; cost: neutral perplexity over base; composite: harmonic mean of",
-        "both, 0 where text collapses; last column: what steering alone does at that cost.",
+        "both, 0 where text collapses; steering less this: effect of steering alone at the usable end less this one's, and",
+        "at equal cost (the dose interpolated), on the same items.",
         "",
-        *table(["trait", "pole", "condition", "effect [95%]", "cost", "composite", "steering at equal cost"],
-               compared(traits)),
+        *table(["trait", "pole", "condition", "effect [95%]", "cost", "composite", "steering less this",
+                "steering at equal cost", "less this"], compared(traits)),
         "## Who moves whom",
         "",
         f"Shift of preference, points [95%], dose {results['specificity']['dose']:+g} at the steered trait's layer.",

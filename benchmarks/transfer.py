@@ -6,6 +6,7 @@ Usage: python benchmarks/transfer.py TRAIT.json [--run runs/quick] [--trait open
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def main() -> None:
         f"{ceiling[layer].auc:.3f}, within {ceiling[layer].auc_within:.3f}"
     )
 
+    read = results["traits"][given.trait]["vector"]["recommended"]["quality"]
+    print(f"the layer recommended for reading, {read}: AUC {every[read].auc:.3f} {every[read].auc_ci}")
     base = lp.evaluate(subject, items)
     for q, c in zip(every, ceiling, strict=True):
         print(f"layer {q.layer}: AUC {q.auc:.3f} (within questions {q.auc_within:.3f}), ceiling {c.auc:.3f}")
@@ -67,6 +70,7 @@ def main() -> None:
              "p_value": quality.p_value, "p_family": quality.p_family,
              "lexical_auc": words, "lexical_auc_ci": words_ci, "auc_within": quality.auc_within,
              "ceiling": ceiling[layer].auc, "ceiling_within": ceiling[layer].auc_within,
+             "reading": asdict(every[read]), "reading_ceiling": ceiling[read].auc,
              "base": base.summary, "steered": {}, "random": [], "tuned": {}}  # fmt: skip
 
     rows = {0.0: base.rows}
