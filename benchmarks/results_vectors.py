@@ -171,6 +171,7 @@ def arithmetic(results: dict[str, Any]) -> list[str]:
 
 
 def third_party(transfer: dict[str, Any]) -> list[str]:
+    read = transfer["reading"]
     rows = [["base", f"{transfer['base']['score']:.1f}", "", ""]]
     rows += [
         [f"steered {float(dose):+g}", f"{s['score']:.1f}", with_interval(s["score_shift"], s["score_shift_ci"], 1),
@@ -190,9 +191,9 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         f"words {with_interval(transfer['lexical_auc'], transfer['lexical_auc_ci'], 3)}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
-        f"Within questions the AUC is {number(transfer['auc_within'], 3)}; at layer {transfer['reading']['layer']}, the one "
-        f"recommended for reading, {with_interval(transfer['reading']['auc'], transfer['reading']['auc_ci'], 3)}, within "
-        f"questions {number(transfer['reading']['auc_within'], 3)}. A vector fitted on these items themselves "
+        f"Within questions the AUC is {number(transfer['auc_within'], 3)}; at the layer recommended for reading, "
+        f"{read['layer']}, it is {with_interval(read['auc'], read['auc_ci'], 3)}, within questions "
+        f"{number(read['auc_within'], 3)}. A vector fitted on these items themselves "
         f"(cross-fitted by question) reaches {number(transfer['ceiling'], 3)}, within questions "
         f"{number(transfer['ceiling_within'], 3)}: no difference of means can do much better at this layer.",
         "The layer rule was last changed when figures of two layers on these items were known (docs/notes.md).",
@@ -240,8 +241,8 @@ def page(results: dict[str, Any], transfer: dict[str, Any] | None = None) -> str
         "## Steering, instruction, tuning: effect and cost",
         "",
         "Effect: points of preference toward the pole; cost: neutral perplexity over base; composite: harmonic mean of",
-        "both, 0 where text collapses; steering less this: effect of steering alone at the usable end less this one's, and",
-        "at equal cost (the dose interpolated), on the same items.",
+        "both, 0 where text collapses; steering less this: effect of steering alone at the usable end less this one's,",
+        "and at equal cost (the dose interpolated), on the same items.",
         "",
         *table(["trait", "pole", "condition", "effect [95%]", "cost", "composite", "steering less this",
                 "steering at equal cost", "less this"], compared(traits)),
