@@ -11,7 +11,7 @@ from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.store import write_json, write_text
 from llm_persona.studies.compare import compare, study_runs
 from llm_persona.studies.compare_page import comparison_page
-from llm_persona.studies.grid import Executor
+from llm_persona.studies.pieces import Executor
 from llm_persona.studies.profile_figure import save_profile
 from llm_persona.studies.stages import Reporter
 from llm_persona.studies.study import make_pieces, run_study
