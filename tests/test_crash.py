@@ -24,7 +24,7 @@ from llm_persona.domain.store import appearing, read_json, write_json
 from llm_persona.instruments.judging.scripted import ScriptedJudge
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies import evaluation_parts, screen_parts
+from llm_persona.studies import evaluation, evaluation_parts, screen_parts
 from llm_persona.studies.audit import AuditPlan, TunedModel, audit
 from llm_persona.studies.folder import working_in
 from llm_persona.studies.judging import plan_scores, score_answers

@@ -8,13 +8,14 @@ import signal
 from pathlib import Path
 
 import pytest
-import ray
+from clusters import Here
 from conftest import save_tiny_model
 
 from llm_persona import StudyConfig, UserError, run_study
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies.executors import on_ray
-from llm_persona.studies.grid import Piece, make, make_ahead, waves
+from llm_persona.studies.grid import StudyPiece as Piece
+from llm_persona.studies.grid import make, make_ahead, waves
 
 SMALL = {
     "preset": "smoke", "traits": ["openness", "narcissism"], "dtype": "float32", "fit_items": 4, "test_items": 3,
@@ -28,19 +29,6 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (its name)  beside other tests, Ray's own 15 would starve the workers
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
-@pytest.fixture(scope="module")
 def alone(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
     run_study(config, folder)
@@ -49,14 +37,6 @@ def alone(config, tmp_path_factory):
 
 def numbers(folder: Path) -> bytes:
     return (folder / "results.json").read_bytes()
-
-
-class Here:
-    """An executor that makes the pieces in this process."""
-
-    def run(self, pieces, done) -> None:
-        for piece in pieces:
-            done(piece, make(piece))
 
 
 def test_a_study_makes_nothing_that_its_pieces_have_made(config, alone, tmp_path):

@@ -92,7 +92,7 @@ def evaluate_sets_by(
     lab = Lab(model, dtype, device, Stages())
     askings = {trait: plan.askings(items) for trait, items in sets.items()}
     parts = (
-        replace(part, given=[trait, asking, part.given])
+        replace(part, given=[trait, asking, *part.given])
         for trait, asked in askings.items()
         for asking, benchmark in asked.items()
         for part, _ in parts_of(lab.identity, f"{trait} {asking}", benchmark, conditions[trait])

@@ -23,7 +23,10 @@ def parts_of(
     """Each part of a benchmark's items, as a stage whose name begins with `name`, and what is asked there."""
     for start in range(0, len(benchmark.items), PART):
         part = replace(benchmark, items=benchmark.items[start : start + PART])
-        yield Part(f"{name} {start}", [identity, condition.state, part.key], len(part.items), start), part
+        yield (
+            Part(f"{name} {start}", [identity, condition.state, part.key], len(part.items), [start, len(part.items)]),
+            part,
+        )
 
 
 @dataclass
@@ -45,13 +48,13 @@ class EvaluationMaker:
         return f"evaluating {self.lab.identity['model']}"
 
     def make(self, given: Any) -> list[dict[str, Any]]:
-        """The rows of the part of (trait, asking) that begins at item `start`."""
-        trait, asking, start = given
+        """The rows of `size` items of (trait, asking) from `start` on."""
+        trait, asking, start, size = given
         condition = self.conditions[trait]
         if self._subject is None or trait != self._trait:
             self._stack.close()
             self._subject = self._stack.enter_context(self.lab.subject().under(condition))
             self._trait = trait
         benchmark = self.askings[trait][asking]
-        part = replace(benchmark, items=benchmark.items[start : start + PART])
+        part = replace(benchmark, items=benchmark.items[start : start + size])
         return part.measure(self._subject, condition.name).rows

@@ -89,7 +89,7 @@ def evaluate(
                 raise UserError(
                     f"--executor ray: {model} is behind an API, which no worker loads; leave --executor out"
                 )
-            subject = api.load(model, dtype, device) if executor is None else None
+            subject: Any = api.load(model, dtype, device) if executor is None else None
             _announce(subject, sets, plan, api, arguments)
             for state in states:
                 name = next(iter(state.values())).name

@@ -61,12 +61,14 @@ def screen(
         with status(f"reading {data}"):
             found = survey(data, plan)
         full = plan.full(found.usable)
-        subject = load_model(model, dtype, device) if executor is None else None
-        with counting(f"{found.usable} rows, {full} of them against the model's own answer", found.usable) as step:
-            if executor is not None:
-                result = screen_by(executor, model, found, loaded, chosen, plan, dtype, device, step)
-            else:
+        said = f"{found.usable} rows, {full} of them against the model's own answer"
+        if executor is None:
+            subject = load_model(model, dtype, device)
+            with counting(said, found.usable) as step:
                 result = run_screen(subject, found, loaded, chosen, plan, step)
+        else:
+            with counting(said, found.usable) as step:
+                result = screen_by(executor, model, found, loaded, chosen, plan, dtype, device, step)
     if export_path is not None:
         result["export"] = {"path": export_path, **export(found, result, Path(export_path))}
     _print(result)
