@@ -16,7 +16,7 @@ from typing import Any, Literal
 from llm_persona.domain.condition import Steer
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
-from llm_persona.studies.folder import working_in
+from llm_persona.studies.folder import sweep, working_in
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.pieces import Executor, Piece
 from llm_persona.studies.same_machines import check_workers
@@ -69,8 +69,7 @@ def make_ahead(
         for wave in waves(configs, folders):
             executor.run(wave, done)
         for folder in folders:  # what a lost worker left half written; no worker is left
-            for path in folder.rglob(".*.tmp"):
-                path.unlink(missing_ok=True)
+            sweep(folder)
 
 
 def make(piece: StudyPiece) -> int:

@@ -1,4 +1,4 @@
-"""The same study of several models: a run folder each, and their comparison."""
+"""The same study of several models and seeds: a run folder each, and their comparison."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_models(
     executor: Executor | None = None,
     said: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Run each configuration in `out`/MODEL (killed and continued like any run), then compare.
+    """Run each configuration in `out`/MODEL, or MODEL-seed-K where seeds differ, then compare. Killed, it goes on.
 
     Writes `comparison.json`, `comparison.html` (both runs side by side) and `comparison.png`/`.svg` (the base
     profiles); every condition's difference is from the first model's base, paired by item. An `executor` makes the
@@ -45,7 +45,8 @@ def run_models(
         `{"studies": {folder: results}, "comparison": ...}`.
     """
     folder = Path(out)
-    names = folder_names([config.model for config in configs])
+    several = len({config.seed for config in configs}) > 1
+    names = folder_names([config.model.rstrip("/") + (f"-seed-{config.seed}" if several else "") for config in configs])
     if executor is not None:
         make_pieces(configs, [folder / name for name in names], executor, said)
     studies = {

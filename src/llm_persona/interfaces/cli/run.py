@@ -23,14 +23,16 @@ from llm_persona.interfaces.cli.options import json_option, optional_judge_optio
 @click.option("--out", type=click.Path(), help="Run folder (default: runs/PRESET).")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Number format.")
 @click.option("--device", help="auto, cpu, cuda, ...")
-@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1))
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, (1 << 32) - 1), help="Several (repeatable) give "
+              "a run folder each.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=2), help="At most N test items per trait.")
 @executor_options
 @optional_judge_options
 @json_option
 def run(
-    study: str | None, models: tuple[str, ...], out: str | None, limit: int | None, base_url: str | None,
-    judge_text: bool, concurrency: int, max_calls: int | None, json_path: str | None, **given: Any,
+    study: str | None, models: tuple[str, ...], seeds: tuple[int, ...], out: str | None, limit: int | None,
+    base_url: str | None, judge_text: bool, concurrency: int, max_calls: int | None, json_path: str | None,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Run a study, or continue one that was interrupted, and write its report.
 
@@ -54,11 +56,10 @@ def run(
     if judge_text:
         chosen["judge_text"] = True
     limits = Limits(concurrency, max_calls=max_calls)
-    named: list[str | None] = list(dict.fromkeys(models)) or [None]
+    named: list[dict[str, Any]] = [{"model": model} for model in dict.fromkeys(models)] or [{}]
+    grown: list[dict[str, Any]] = [{"seed": seed} for seed in dict.fromkeys(seeds)] or [{}]
     configs = []
-    for model in named:
-        given_model = {"model": model} if model else {}
-        settings = {**chosen, **given_model}
+    for settings in ({**chosen, **model, **seed} for model in named for seed in grown):
         configs.append(read_config(Path(study), **settings) if study else make_config("run", **settings))
     folder = Path(out or f"runs/{Path(study).stem if study else configs[0].preset}")
     gradings = sum(map(expected_gradings, configs))
