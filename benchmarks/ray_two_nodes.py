@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/ray_two_nodes.py [--rounds 5] [--only evaluate] [--model FOLDER]
 
-Rounds are interleaved (one worker, two nodes, one worker, ...), each with an empty cache. Starting the cluster is no part
-of a round's time; starting the workers and loading the model is. Asked for: at least 1.5 times.
+Rounds are interleaved (one worker, two nodes, one worker, ...), each with an empty cache. Starting the cluster is no
+part of a round's time; starting the workers and loading the model is. Asked for: at least 1.5 times.
 Without --model a random model of the default one's shape with fewer layers is made.
 """
 
