@@ -27,6 +27,13 @@ def folder_names(models: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{number + 1}" for number, name in enumerate(names)]
 
 
+def run_names(configs: Sequence[StudyConfig]) -> list[str]:
+    """A folder name for each study: its model, and its seed where seeds differ."""
+    several = len({config.seed for config in configs}) > 1
+    ends = [f"-seed-{config.seed}" if several else "" for config in configs]
+    return folder_names([config.model.rstrip("/") + end for config, end in zip(configs, ends, strict=True)])
+
+
 def run_models(
     configs: Sequence[StudyConfig],
     out: str | Path,
@@ -45,8 +52,7 @@ def run_models(
         `{"studies": {folder: results}, "comparison": ...}`.
     """
     folder = Path(out)
-    several = len({config.seed for config in configs}) > 1
-    names = folder_names([config.model.rstrip("/") + (f"-seed-{config.seed}" if several else "") for config in configs])
+    names = run_names(configs)
     if executor is not None:
         make_pieces(configs, [folder / name for name in names], executor, said)
     studies = {

@@ -104,11 +104,9 @@ class ScreenMaker:
     def _opened(self) -> Subject:
         path, vector = self.asked.path, self.asked.vector
         if not path.is_file():
-            raise UserError(f"--data {path}: a worker does not see this file; put it on storage that every node shares")
+            raise UserError(f"--data {path}: a worker does not see this file; put it on storage that all nodes share")
         if file_digest(path) != self.asked.sha256:
-            raise UserError(
-                f"--data {path}: a worker sees another file there; put it on storage that every node shares"
-            )
+            raise UserError(f"--data {path}: a worker sees another file there; put it on storage that all nodes share")
         subject = self.lab.subject()
         vector.check(subject.n_layers, subject.hidden_size, subject.name)
         return subject
