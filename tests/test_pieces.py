@@ -96,6 +96,6 @@ def test_a_grid_s_adapters_are_named_by_trait_and_its_output_is_a_folder(tmp_pat
                 str(tmp_path / "v.safetensors")]) == 2  # fmt: skip
     assert "give a folder" in capsys.readouterr().err
     assert run(["vectors", "extract", "--trait", "openness", "--trait", "narcissism", "--source", "tuned",
-                "--high-adapter", str(tmp_path / "{trait}-high"), "--low-adapter", str(tmp_path / "{trait}-low"), "--out",
-                str(tmp_path / "grid")]) == 2  # fmt: skip
+                "--high-adapter", str(tmp_path / "{trait}-high"), "--low-adapter", str(tmp_path / "{trait}-low"),
+                "--out", str(tmp_path / "grid")]) == 2  # fmt: skip
     assert "openness-high" in capsys.readouterr().err
