@@ -31,14 +31,11 @@ ASKED = 1.5
 def cluster(nodes: int) -> Any:
     """An executor on a cluster of that many nodes of one core each."""
     import ray
-    from ray.cluster_utils import Cluster
+    from clusters import start_cluster
 
     from llm_persona.studies.executors.on_ray import ray_executor
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    for _ in range(nodes - 1):
-        made.add_node(num_cpus=1)
-    made.wait_for_nodes()
+    made = start_cluster(nodes)
     try:
         with ray_executor(made.address) as executor:
             yield executor

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+from contextlib import ExitStack
 
 import pytest
 
 from llm_persona.domain.store import canonical
 
 
-@pytest.fixture(scope="session")
-def cluster():
-    import ray
+def start_cluster(nodes: int):
+    """A cluster of that many nodes of one core each, on this machine."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (its name)  beside other tests, Ray's own 15 would starve the workers
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **ports()})
+    for _ in range(nodes - 1):
+        made.add_node(num_cpus=1, **ports())
     made.wait_for_nodes()
+    return made
+
+
+def ports() -> dict[str, int]:
+    """Free ports for a node's agents: a node that is not told them gives up when they start slowly."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in names]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return {name: one.getsockname()[1] for name, one in zip(names, held, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Two nodes."""
+    import ray
+
+    made = start_cluster(2)
     yield made
     ray.shutdown()
     made.shutdown()
