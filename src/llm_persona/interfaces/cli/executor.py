@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,12 +26,11 @@ executor_options = chain(
 )
 
 
-@contextmanager
-def executor_from(arguments: dict[str, Any]) -> Iterator[Executor | None]:
+def executor_from(arguments: dict[str, Any]) -> AbstractContextManager[Executor | None]:
     """Take the options of `executor_options` out of a command's keyword arguments; None is this process.
 
     Raises:
-        UserError: options of a cluster without one, or the cluster cannot be had.
+        UserError: options of a cluster without one; on entering, that the cluster cannot be had.
     """
     from llm_persona.domain.errors import UserError
 
@@ -40,12 +38,10 @@ def executor_from(arguments: dict[str, Any]) -> Iterator[Executor | None]:
     if kind == "local":
         if address or cpus or gpus:
             raise UserError("--address, --task-cpus, --task-gpus: speak of a cluster; add --executor ray")
-        yield None
-        return
-    from llm_persona.studies.executors.on_ray import ray_executor
+        return nullcontext()
+    from llm_persona.studies.executors import on_ray
 
-    with ray_executor(address, cpus, gpus) as cluster:
-        yield cluster
+    return on_ray.ray_executor(address, cpus, gpus)
 
 
 def say(text: str) -> None:

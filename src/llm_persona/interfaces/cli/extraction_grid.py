@@ -90,7 +90,7 @@ class ExtractionPiece:
         named = [text for option in FILES for text in _texts(given[option])]
         files = sorted(p for text in named for p in (Path(text), *Path(text).glob("*")) if p.is_file())
         identity = identify(given["model"], given["dtype"], given["device"])
-        return [identity, given, load_trait(given["trait"]), [[str(p), file_digest(p)] for p in files]]
+        return [identity, given, load_trait(given["trait"]).digest, [[str(p), file_digest(p)] for p in files]]
 
     def result(self) -> dict[str, Any]:
         """The combination and the JSON of `vectors extract`, as it lies in the folder."""
