@@ -14,8 +14,7 @@ from conftest import save_tiny_model
 from llm_persona import StudyConfig, UserError, run_study
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies.executors import on_ray
-from llm_persona.studies.grid import StudyPiece as Piece
-from llm_persona.studies.grid import make, make_ahead, waves
+from llm_persona.studies.grid import StudyPiece, make, make_ahead, waves
 
 SMALL = {
     "preset": "smoke", "traits": ["openness", "narcissism"], "dtype": "float32", "fit_items": 4, "test_items": 3,
@@ -76,10 +75,12 @@ def test_a_worker_killed_in_the_middle_loses_only_its_task(config, alone, cluste
 def dies_once_at(trait: str, phase: str):
     """A task whose worker is killed, the first time, where that trait's phase begins."""
 
-    def piece(one: Piece, home: Path) -> int:
+    def piece(one: StudyPiece, home: Path) -> int:
         from llm_persona.studies.grid import make as really
         from llm_persona.studies.trait_study import TraitStudy
 
+        if not isinstance(one, StudyPiece):
+            return one.make()
         mark, method = one.folder / "killed", getattr(TraitStudy, phase)
 
         def deadly(study) -> None:
@@ -110,7 +111,7 @@ def test_a_piece_that_no_node_can_hold_is_refused(cluster):
 
 def test_a_worker_that_does_not_see_the_run_says_so(config, tmp_path):
     with pytest.raises(UserError, match="every node shares"):
-        make(Piece(config, tmp_path / "elsewhere", "openness", "own"))
+        make(StudyPiece(config, tmp_path / "elsewhere", "openness", "own"))
 
 
 def test_a_single_trait_has_no_second_wave(config, tmp_path):
