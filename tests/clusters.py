@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -14,14 +15,29 @@ from llm_persona.domain.store import canonical
 
 def start_cluster(nodes: int):
     """A cluster of that many nodes of one core each, on this machine."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (its name)  beside other tests, Ray's own 15 would starve the workers
+    services.get_node = patient(services.get_node)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **ports()})
     for _ in range(nodes - 1):
         made.add_node(num_cpus=1, **ports())
     made.wait_for_nodes()
     return made
+
+
+def patient(ask):
+    """Ask until there is an answer: Ray gives a node half a minute to start, which a busy machine may need."""
+
+    def asked(*args):
+        for _ in range(600):
+            with suppress(RuntimeError):
+                return ask(*args)
+            time.sleep(0.2)
+        return ask(*args)
+
+    return asked
 
 
 def ports() -> dict[str, int]:
