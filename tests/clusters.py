@@ -15,10 +15,11 @@ from llm_persona.domain.store import canonical
 
 def start_cluster(nodes: int):
     """A cluster of that many nodes of one core each, on this machine."""
-    from ray._private import services
+    from ray._private import services, utils
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (its name)  beside other tests, Ray's own 15 would starve the workers
+    utils.get_dashboard_dependency_error = lambda: ImportError("not wanted here")  # its agents are slow to start
     services.get_node = patient(services.get_node)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **ports()})
     for _ in range(nodes - 1):

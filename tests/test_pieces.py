@@ -18,7 +18,7 @@ from llm_persona.studies.seeds import SeedPiece
 from llm_persona.training.data import from_items
 from llm_persona.training.recipe import Recipe
 
-SMALL = ["--limit", "2", "--sweep-layers", "1", "--max-new-tokens", "4", "--dtype", "float32"]
+SMALL = ["--limit", "2", "--samples", "3", "--sweep-layers", "1", "--max-new-tokens", "32", "--dtype", "float32"]
 
 
 @pytest.fixture

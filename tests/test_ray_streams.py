@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from clusters import Here
 from conftest import save_tiny_model
+from ray import cloudpickle
 
 from llm_persona import PersonaVector, UserError, load_items
 from llm_persona.domain.condition import Condition, Steer
@@ -26,6 +28,7 @@ from llm_persona.studies.screen import ScreenPlan, screen, screen_by, survey
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import load_subject
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers have no tests on their path
 ROWS = 43
 
 
