@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from clusters import Here
 
-from llm_persona import StudyConfig, UserError
+from llm_persona import PersonaVector, StudyConfig, UserError
 from llm_persona.domain.store import file_digest
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies import many
@@ -80,15 +80,14 @@ def test_vectors_of_a_grid_are_those_of_single_commands_and_are_made_once(tmp_pa
     single = ["vectors", "extract", "--trait", "narcissism", "--source", "prompted", "--model", tiny_folders[0], *SMALL]
     assert run([*single, "--out", str(tmp_path / "v.safetensors"), "--json", str(tmp_path / "v.json")]) == 0
     assert cells[-1]["result"] == json.loads((tmp_path / "v.json").read_text())
-    assert file_digest(Path(cells[-1]["vector"])) == file_digest(tmp_path / "v.safetensors")
+    assert PersonaVector.load(cells[-1]["vector"]).digest == PersonaVector.load(tmp_path / "v.safetensors").digest
     capsys.readouterr()
     Path(cells[0]["vector"]).write_bytes(b"spoilt")
     assert run(grid) == 0
     said = capsys.readouterr().err
     assert said.count("was there") == 3
     assert "openness, labelled: extracted" in said
-    assert file_digest(Path(cells[0]["vector"])) != file_digest(Path(cells[1]["vector"]))
-    assert Path(cells[0]["vector"]).read_bytes() != b"spoilt"
+    assert PersonaVector.load(cells[0]["vector"]).meta["source"] == "labelled"
 
 
 def test_a_grid_s_adapters_are_named_by_trait_and_its_output_is_a_folder(tmp_path, capsys):
