@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
 .PHONY: help setup run test check format docs test-docs test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser \
-	transfer results results-tuning clean
+	transfer results results-tuning bench-ray costs clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -58,6 +58,15 @@ test-fuzz-sample: setup
 test-memory: setup
 	$(BIN)/python benchmarks/many_rows.py
 	$(BIN)/python benchmarks/many_items.py --kill
+
+# Two nodes with a worker each against one worker: a screening, an evaluation, a study (about 30 minutes on two quiet cores)
+bench-ray: setup
+	$(BIN)/python benchmarks/ray_two_nodes.py
+
+# The table of docs/how-to/costs.md: tokens counted in a real study and audit of a tiny random model
+costs: setup
+	$(BIN)/python benchmarks/costs.py --count docs/how-to/costs.json --preset quick
+	$(BIN)/python benchmarks/costs.py docs/how-to/costs.json
 
 # 200 requests of 16 clients, slow, malformed and leaving ones among them, to a real server
 test-load: setup

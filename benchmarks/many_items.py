@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llm_persona.studies.evaluation import PART
+from llm_persona.studies.evaluation_parts import PART
 from llm_persona.subject.smollm2 import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]

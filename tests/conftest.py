@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-pytest_plugins = ["judges"]
+pytest_plugins = ["judges", "clusters"]
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -23,7 +23,7 @@ TEMPLATE = (
 )
 
 
-LONGEST = ("test_study", "test_real_model", "test_cli", "test_ray", "test_training_tiny")
+LONGEST = ("test_study", "test_real_model", "test_cli", "test_ray", "test_ray_streams", "test_training_tiny")
 """Files that begin first: the last of two runners should not be left with the longest one."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clusters import Here
 from conftest import save_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,6 +198,18 @@ def test_a_finished_audit_measures_nothing_again_and_one_more_model_only_itself(
     monkeypatch.setattr("llm_persona.studies.lab.load_subject", lambda *_, **__: pytest.fail("loaded the model"))
     again = audit(str(tuned_tiny / "model"), models(tuned_tiny), PLAN, tuned_tiny / "out", "float32")
     assert json.dumps(again["traits"], sort_keys=True) == json.dumps(audited["traits"], sort_keys=True)
+
+
+def test_an_audit_made_ahead_model_by_model_is_the_audit_of_one_process(audited, tuned_tiny, tmp_path):
+    said: list[str] = []
+    given = (str(tuned_tiny / "model"), models(tuned_tiny), PLAN)
+    assert audit(*given, tmp_path, "float32", executor=Here(), said=said.append) == audited
+    assert said == [f"auditing {m.name}: done" for m in models(tuned_tiny)]
+    assert stage_names(tmp_path) == stage_names(tuned_tiny / "out")
+
+
+def stage_names(folder):
+    return sorted(p.name for p in (folder / "stages").glob("*.json"))
 
 
 def test_the_command_audits_a_folder_of_seeds_and_writes_page_and_json(tuned_tiny, capsys):

@@ -24,8 +24,7 @@ from llm_persona.domain.store import appearing, read_json, write_json
 from llm_persona.instruments.judging.scripted import ScriptedJudge
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies import evaluation
-from llm_persona.studies import screen as screening
+from llm_persona.studies import evaluation, evaluation_parts, screen_parts
 from llm_persona.studies.audit import AuditPlan, TunedModel, audit
 from llm_persona.studies.folder import working_in
 from llm_persona.studies.judging import plan_scores, score_answers
@@ -124,7 +123,7 @@ def test_an_audit_killed_at_a_stage_and_in_a_write_ends_like_an_undisturbed_one(
 
 @forked
 def test_a_screening_killed_in_a_write_ends_like_an_undisturbed_one(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(screening, "PART", 4)
+    monkeypatch.setattr(screen_parts, "PART", 4)
     rows = [Response(f"q{n}", text, pole, str(n)) for n in range(3) for pole, text in (("high", "!?"), ("low", "a b"))]
     vector = fit(record(tiny, rows), {"trait": "badness", "model": tiny.name})
     turns = [[{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a {n}"}] for n in range(14)]
@@ -325,7 +324,7 @@ def test_a_stage_survives_the_removal_of_its_folder_in_the_middle(tmp_path):
 
 
 def test_an_evaluation_survives_the_removal_of_the_cache_in_the_middle(tiny, cache, monkeypatch):
-    monkeypatch.setattr(evaluation, "PART", 2)
+    monkeypatch.setattr(evaluation_parts, "PART", 2)
     items = Items([parse_item({**ITEM, "query": f"What {n}?"}, "here", str(n)) for n in range(6)], "here")
     plan = evaluation.EvaluationPlan(TraitBenchmark(()))
     undisturbed = evaluation.evaluate_sets(tiny, {"x": items}, {"x": BASE}, plan)

@@ -19,7 +19,8 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark, evaluate
 from llm_persona.interfaces.cli.main import run
 from llm_persona.interfaces.serve.app import make_app
 from llm_persona.studies.compare import compare, read_runs
-from llm_persona.studies.evaluation import PART, EvaluationPlan, evaluate_sets
+from llm_persona.studies.evaluation import EvaluationPlan, evaluate_sets
+from llm_persona.studies.evaluation_parts import PART
 from llm_persona.studies.profile_figure import save_profile
 from llm_persona.subject.remote.api_subject import connect
 

@@ -8,13 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
-import ray
+from clusters import Here
 from conftest import save_tiny_model
 
 from llm_persona import StudyConfig, UserError, run_study
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies.executors import on_ray
-from llm_persona.studies.grid import Piece, make, make_ahead, waves
+from llm_persona.studies.grid import StudyPiece, make, make_ahead, waves
 
 SMALL = {
     "preset": "smoke", "traits": ["openness", "narcissism"], "dtype": "float32", "fit_items": 4, "test_items": 3,
@@ -28,19 +28,6 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (its name)  beside other tests, Ray's own 15 would starve the workers
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
-@pytest.fixture(scope="module")
 def alone(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
     run_study(config, folder)
@@ -49,14 +36,6 @@ def alone(config, tmp_path_factory):
 
 def numbers(folder: Path) -> bytes:
     return (folder / "results.json").read_bytes()
-
-
-class Here:
-    """An executor that makes the pieces in this process."""
-
-    def run(self, pieces, done) -> None:
-        for piece in pieces:
-            done(piece, make(piece))
 
 
 def test_a_study_makes_nothing_that_its_pieces_have_made(config, alone, tmp_path):
@@ -96,10 +75,12 @@ def test_a_worker_killed_in_the_middle_loses_only_its_task(config, alone, cluste
 def dies_once_at(trait: str, phase: str):
     """A task whose worker is killed, the first time, where that trait's phase begins."""
 
-    def piece(one: Piece, home: Path) -> int:
+    def piece(one: StudyPiece, home: Path) -> int:
         from llm_persona.studies.grid import make as really
         from llm_persona.studies.trait_study import TraitStudy
 
+        if not isinstance(one, StudyPiece):
+            return one.make()
         mark, method = one.folder / "killed", getattr(TraitStudy, phase)
 
         def deadly(study) -> None:
@@ -130,7 +111,7 @@ def test_a_piece_that_no_node_can_hold_is_refused(cluster):
 
 def test_a_worker_that_does_not_see_the_run_says_so(config, tmp_path):
     with pytest.raises(UserError, match="every node shares"):
-        make(Piece(config, tmp_path / "elsewhere", "openness", "own"))
+        make(StudyPiece(config, tmp_path / "elsewhere", "openness", "own"))
 
 
 def test_a_single_trait_has_no_second_wave(config, tmp_path):

@@ -19,7 +19,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
 from llm_persona.instruments.projection_difference import EMPTY, ProjectionDifference
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies import screen as module
+from llm_persona.studies import screen_parts as module
 from llm_persona.studies.screen import ScreenPlan, export, screen, survey
 from llm_persona.subject.generate import Answer, generate
 from llm_persona.subject.record import record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from llm_persona.instruments.samples import Samples
 from llm_persona.studies.audit_figures import trait_result
 from llm_persona.studies.audit_reading import TraitWork, measure_trait
 from llm_persona.studies.audit_summary import summarise_audit
-from llm_persona.studies.folder import working_in
+from llm_persona.studies.folder import sweep, working_in
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.pieces import Executor
+from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.state import State
 from llm_persona.subject.adapt import check_adapter
@@ -67,8 +69,14 @@ def audit(
     dtype: str = "auto",
     device: str = "auto",
     reporter: Reporter | None = None,
+    executor: Executor | None = None,
+    said: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure every tuned model against the base; writes `audit.json` into `out`. Killed, the same call goes on.
+
+    Args:
+        executor: makes each tuned model's stages ahead, on other processes or machines; the numbers are the same.
+            `said` is told of each model that is done.
 
     Returns:
         The contract's JSON of `audit`: by trait and tuned model the paired shifts, author and reader, the vector
@@ -90,9 +98,55 @@ def audit(
             check_adapter(model.adapter)
     folder = Path(out)
     with working_in(folder, "auditing"):
+        if executor is not None:
+            _make_ahead(base, models, plan, folder, (dtype, device), executor, said or (lambda text: None))
         result = sealed("audit", _audit(base, models, plan, folder, (dtype, device), reporter))
         write_json(folder / "audit.json", result)
     return result
+
+
+@dataclass(frozen=True)
+class AuditPiece:
+    """One tuned model beside the base: what an audit of it alone measures, and an audit of several has in common."""
+
+    base: str
+    model: TunedModel
+    plan: AuditPlan
+    folder: Path
+    how: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"auditing {self.model.name}"
+
+    def make(self) -> None:
+        """Make its stages, where they are not there yet.
+
+        Raises:
+            UserError: as `audit`; or the worker does not see the folder.
+        """
+        if not (self.folder / "stages").is_dir():
+            raise UserError(f"--out {self.folder}: a worker does not see this folder; put it on shared storage")
+        _audit(self.base, [self.model], self.plan, self.folder, self.how, None)
+
+
+def _make_ahead(
+    base: str,
+    models: Sequence[TunedModel],
+    plan: AuditPlan,
+    folder: Path,
+    how: tuple[str, str],
+    executor: Executor,
+    said: Callable[[str], None],
+) -> None:
+    """The first tuned model's piece makes the base's stages as well; all others may then be made at once."""
+    whole = [base, *(m.model for m in models if m.model is not None)]
+    check_workers(executor, [(name, *how) for name in whole])
+    pieces = [AuditPiece(base, model, plan, folder.absolute(), how) for model in models]
+    for wave in (pieces[:1], pieces[1:]):
+        executor.run(wave, lambda piece, _: said(f"{piece.name}: done"))
+    sweep(folder)
 
 
 def _audit(

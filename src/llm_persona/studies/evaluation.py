@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from llm_persona.analysis.reliability import reliability
@@ -17,11 +19,13 @@ from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.store import digest
 from llm_persona.domain.templates import BUILT_IN
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies.evaluation_parts import EvaluationMaker, parts_of
+from llm_persona.studies.lab import Lab
+from llm_persona.studies.parts import make_parts
+from llm_persona.studies.pieces import Executor
+from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.smollm2 import cache_folder
-
-PART = 50
-"""Items between two savings: half a minute of a small model on a CPU."""
 
 Progress = Callable[[int], None]
 
@@ -64,15 +68,64 @@ def evaluate_sets(
 
     Parts that are finished are kept in the cache folder until all is done: the same call after a kill goes on there.
     """
+    return _evaluated(subject.identity, lambda: subject, sets, conditions, plan, progress)
+
+
+def evaluate_sets_by(
+    executor: Executor,
+    model: str,
+    sets: Mapping[str, Items],
+    conditions: Mapping[str, Condition],
+    plan: EvaluationPlan,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`evaluate_sets` with the parts made by an executor's workers, which load the model; the numbers are the same.
+
+    The model is not loaded here. Adapters must lie where every worker sees them.
+
+    Raises:
+        UserError: as `evaluate_sets`; a worker runs the model otherwise than this machine, or was lost too often.
+    """
+    check_workers(executor, [(model, dtype, device)])
+    lab = Lab(model, dtype, device, Stages())
+    askings = {trait: plan.askings(items) for trait, items in sets.items()}
+    parts = (
+        replace(part, given=[trait, asking, *part.given])
+        for trait, asked in askings.items()
+        for asking, benchmark in asked.items()
+        for part, _ in parts_of(lab.identity, f"{trait} {asking}", benchmark, conditions[trait])
+    )
+    stages = Stages(_folder(lab.identity, sets, conditions, plan))
+    make_parts(stages, parts, EvaluationMaker(lab, conditions, askings), executor, progress)
+    return _evaluated(lab.identity, lab.subject, sets, conditions, plan, None)
+
+
+def _folder(
+    identity: Any, sets: Mapping[str, Items], conditions: Mapping[str, Condition], plan: EvaluationPlan
+) -> Path:
     states = [condition.state for condition in conditions.values()]
-    name = digest([subject.identity, plan, {trait: items.digest for trait, items in sets.items()}, states])
-    folder = cache_folder() / "evaluations" / name[:24]
+    name = digest([identity, plan, {trait: items.digest for trait, items in sets.items()}, states])
+    return cache_folder() / "evaluations" / name[:24]
+
+
+def _evaluated(
+    identity: Any,
+    subject: Callable[[], Any],
+    sets: Mapping[str, Items],
+    conditions: Mapping[str, Condition],
+    plan: EvaluationPlan,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The result; `subject` is called only where a part is missing."""
+    folder = _folder(identity, sets, conditions, plan)
     stages = Stages(folder)
     traits = {}
     for trait, items in sets.items():
-        with subject.under(conditions[trait]):
+        with _Conditioned(subject, conditions[trait]) as state:
             found = {
-                asking: _in_parts(subject, benchmark, conditions[trait], stages, f"{trait} {asking}", progress)
+                asking: _in_parts(identity, state, benchmark, stages, f"{trait} {asking}", progress)
                 for asking, benchmark in plan.askings(items).items()
             }
         first = next(iter(found.values()))
@@ -83,25 +136,44 @@ def evaluate_sets(
     condition = next(iter(conditions.values()))
     return {
         "format": format_of("evaluation"),
-        "model": subject.name,
+        "model": identity["model"],
         "mode": plan.benchmark.mode,
         "condition": condition.as_json(),
         "traits": traits,
     }
 
 
+class _Conditioned:
+    """The subject under a condition that is entered when a part has to be measured, and left at the end."""
+
+    def __init__(self, subject: Callable[[], Any], condition: Condition) -> None:
+        self._load, self.condition = subject, condition
+        self._stack = ExitStack()
+        self._subject: Any = None
+
+    def __enter__(self) -> _Conditioned:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def subject(self) -> Any:
+        """The subject in that state."""
+        if self._subject is None:
+            self._subject = self._stack.enter_context(self._load().under(self.condition))
+        return self._subject
+
+
 def _in_parts(
-    subject: Any, benchmark: TraitBenchmark, condition: Condition, stages: Stages, name: str, progress: Progress | None
+    identity: Any, state: _Conditioned, benchmark: TraitBenchmark, stages: Stages, name: str, progress: Progress | None
 ) -> Measurement:
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(benchmark.items), PART):
-        part = replace(benchmark, items=benchmark.items[start : start + PART])
-        key = [subject.identity, condition.state, part.key]
+    for part, asked in parts_of(identity, name, benchmark, state.condition):
 
-        def make(part: TraitBenchmark = part) -> Any:
-            return part.measure(subject, condition.name).rows
+        def make(asked: TraitBenchmark = asked) -> Any:
+            return asked.measure(state.subject(), state.condition.name).rows
 
-        rows += stages.value(f"{name} {start}", key, make)
+        rows += stages.value(part.stage, part.key, make)
         if progress is not None:
-            progress(len(part.items))
-    return Measurement(f"trait-{benchmark.mode}", condition.name, rows, summarise(rows))
+            progress(part.size)
+    return Measurement(f"trait-{benchmark.mode}", state.condition.name, rows, summarise(rows))

@@ -32,8 +32,7 @@ def working_in(folder: Path, what: str) -> Iterator[None]:
         (folder / "stages").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "stages" / LOCK).acquire(timeout=0):
             refuse_newer(folder)
-            for path in folder.rglob(".*.tmp"):  # we hold the lock: nobody else is writing
-                path.unlink(missing_ok=True)
+            sweep(folder)  # we hold the lock: nobody else is writing
             yield
     except Timeout as error:
         raise UserError(f"--out {folder}: another process is {what} there; wait or choose another folder") from error
@@ -43,6 +42,12 @@ def working_in(folder: Path, what: str) -> Iterator[None]:
                 f"--out {folder}: cannot be written ({error.strerror}); choose a writable folder, finished work is kept"
             ) from error
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written; only while nobody writes there."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def refuse_newer(folder: Path) -> None:

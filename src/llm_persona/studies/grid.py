@@ -11,19 +11,21 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from llm_persona.domain.condition import Steer
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
-from llm_persona.studies.folder import working_in
+from llm_persona.studies.folder import sweep, working_in
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.pieces import Executor, Piece
+from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.stages import Stages
 from llm_persona.studies.trait_study import TraitStudy, open_trait
 
 
 @dataclass(frozen=True)
-class Piece:
+class StudyPiece:
     """One trait of one study: all of its `own` phases, or how it moves under the `others`' vectors (which are then
     there)."""
 
@@ -36,30 +38,24 @@ class Piece:
     def name(self) -> str:
         """For messages."""
         what = "" if self.step == "own" else " under the others' vectors"
-        return f"{self.config.model}, {self.trait}{what}"
+        seed = f", seed {self.config.seed}" if self.config.seed else ""
+        return f"{self.config.model}{seed}, {self.trait}{what}"
+
+    def make(self) -> int:
+        """Make its stages, where they are not there yet; how many were made."""
+        return make(self)
 
 
-class Executor(Protocol):
-    """What runs pieces."""
-
-    def run(self, pieces: Sequence[Piece], done: Callable[[Piece, int], None]) -> None:
-        """Make every piece, in any order; `done` is called with each and its number of stages made.
-
-        Raises:
-            UserError: a piece's own, or that its workers were lost too often.
-        """
-
-
-def waves(configs: Sequence[StudyConfig], folders: Sequence[Path]) -> list[list[Piece]]:
+def waves(configs: Sequence[StudyConfig], folders: Sequence[Path]) -> list[list[StudyPiece]]:
     """Pieces that may be made at once, wave after wave."""
     both = list(zip(configs, (f.absolute() for f in folders), strict=True))
-    own = [Piece(c, f, trait, "own") for c, f in both for trait in c.traits]
-    others = [Piece(c, f, trait, "others") for c, f in both if len(c.traits) > 1 for trait in c.traits]
+    own = [StudyPiece(c, f, trait, "own") for c, f in both for trait in c.traits]
+    others = [StudyPiece(c, f, trait, "others") for c, f in both if len(c.traits) > 1 for trait in c.traits]
     return [own, others] if others else [own]
 
 
 def make_ahead(
-    configs: Sequence[StudyConfig], folders: Sequence[Path], executor: Executor, done: Callable[[Piece, int], None]
+    configs: Sequence[StudyConfig], folders: Sequence[Path], executor: Executor, done: Callable[[Piece, Any], None]
 ) -> None:
     """Have every study's pieces made while their folders are ours.
 
@@ -69,14 +65,14 @@ def make_ahead(
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(working_in(folder, "running a study"))
+        check_workers(executor, [(config.model, config.dtype, config.device) for config in configs])
         for wave in waves(configs, folders):
             executor.run(wave, done)
         for folder in folders:  # what a lost worker left half written; no worker is left
-            for path in folder.rglob(".*.tmp"):
-                path.unlink(missing_ok=True)
+            sweep(folder)
 
 
-def make(piece: Piece) -> int:
+def make(piece: StudyPiece) -> int:
     """Make one piece's stages, where they are not there yet; how many were made.
 
     Raises:
@@ -109,7 +105,7 @@ def _own(study: TraitStudy, folder: Path) -> None:
     study.activation_shift(folder / "adapters")
 
 
-def _others(lab: Lab, piece: Piece) -> None:
+def _others(lab: Lab, piece: StudyPiece) -> None:
     studies = [open_trait(lab, piece.config, name) for name in piece.config.traits]
     with tempfile.TemporaryDirectory() as place:  # the vectors are in the run already; pieces must not write one file
         for study in studies:

@@ -1,4 +1,4 @@
-"""The same study of several models: a run folder each, and their comparison."""
+"""The same study of several models and seeds: a run folder each, and their comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.store import write_json, write_text
 from llm_persona.studies.compare import compare, study_runs
 from llm_persona.studies.compare_page import comparison_page
-from llm_persona.studies.grid import Executor
+from llm_persona.studies.pieces import Executor
 from llm_persona.studies.profile_figure import save_profile
 from llm_persona.studies.stages import Reporter
 from llm_persona.studies.study import make_pieces, run_study
@@ -27,6 +27,13 @@ def folder_names(models: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{number + 1}" for number, name in enumerate(names)]
 
 
+def run_names(configs: Sequence[StudyConfig]) -> list[str]:
+    """A folder name for each study: its model, and its seed where seeds differ."""
+    several = len({config.seed for config in configs}) > 1
+    ends = [f"-seed-{config.seed}" if several else "" for config in configs]
+    return folder_names([config.model.rstrip("/") + end for config, end in zip(configs, ends, strict=True)])
+
+
 def run_models(
     configs: Sequence[StudyConfig],
     out: str | Path,
@@ -35,7 +42,7 @@ def run_models(
     executor: Executor | None = None,
     said: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Run each configuration in `out`/MODEL (killed and continued like any run), then compare.
+    """Run each configuration in `out`/MODEL, or MODEL-seed-K where seeds differ, then compare. Killed, it goes on.
 
     Writes `comparison.json`, `comparison.html` (both runs side by side) and `comparison.png`/`.svg` (the base
     profiles); every condition's difference is from the first model's base, paired by item. An `executor` makes the
@@ -45,7 +52,7 @@ def run_models(
         `{"studies": {folder: results}, "comparison": ...}`.
     """
     folder = Path(out)
-    names = folder_names([config.model for config in configs])
+    names = run_names(configs)
     if executor is not None:
         make_pieces(configs, [folder / name for name in names], executor, said)
     studies = {

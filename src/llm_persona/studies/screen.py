@@ -7,9 +7,8 @@ others are judged by a cheap form that needs no writing, calibrated on those row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ from llm_persona.analysis.screening import LEAST, Direction
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of
-from llm_persona.domain.store import appearing, digest, file_digest
-from llm_persona.instruments.projection_difference import FORMS, ProjectionDifference
+from llm_persona.domain.store import appearing, file_digest
+from llm_persona.instruments.projection_difference import FORMS
+from llm_persona.studies.lab import Lab
+from llm_persona.studies.parts import Part, make_parts
+from llm_persona.studies.pieces import Executor
+from llm_persona.studies.same_machines import check_workers
+from llm_persona.studies.screen_parts import Numbered, Screening, ScreenMaker
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Row
-from llm_persona.subject.smollm2 import cache_folder
-from llm_persona.training.data import Example, Skipped, chat_rows
+from llm_persona.training.data import Skipped, chat_rows
 
-PART = 200
-"""Rows between two savings; the texts of no more than these are in memory."""
 ALL_UP_TO = 1000
 SOME = 500
 """Rows that get the full difference by default: all of a file of up to ALL_UP_TO usable rows, else SOME."""
@@ -150,51 +150,76 @@ def screen(
     """
     plan = plan or ScreenPlan()
     vector.check(subject.n_layers, subject.hidden_size, subject.name)
+    asked = _asked(data, vector, layer, plan, [subject.identity, subject.system, subject.adapter])
+    return _screened(asked, data, plan, lambda: subject, progress)
+
+
+def screen_by(
+    executor: Executor,
+    model: str,
+    data: ChatFile,
+    vector: PersonaVector,
+    layer: int,
+    plan: ScreenPlan | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`screen` with the parts made by an executor's workers, which load the model; the numbers are the same.
+
+    The data file must lie where every worker sees it. The model is not loaded here.
+
+    Raises:
+        UserError: as `screen`; a worker does not see the file, runs the model otherwise than this machine, or was lost
+            too often.
+    """
+    plan = plan or ScreenPlan()
+    check_workers(executor, [(model, dtype, device)])
+    lab = Lab(model, dtype, device, Stages())
+    vector.check(vector.n_layers, vector.directions.shape[1], lab.identity["model"])
+    asked = _asked(data, vector, layer, plan, [lab.identity, None, None])
+    make_parts(asked.stages, (part for part, _ in asked.parts()), ScreenMaker(lab, asked), executor, progress)
+    return _screened(asked, data, plan, lab.subject, None)
+
+
+def _asked(data: ChatFile, vector: PersonaVector, layer: int, plan: ScreenPlan, state: list[Any]) -> Screening:
+    """What is asked, where it can be."""
     if not 0 <= layer < vector.n_layers:
         raise UserError(f"--layer {layer}: the vector has layers 0 to {vector.n_layers - 1}")
-    pole_gap = float(vector.norms[layer])
-    if pole_gap == 0:
+    if float(vector.norms[layer]) == 0:
         raise UserError(f"--layer {layer}: the vector is zero there; choose another layer")
-    count = plan.full(data.usable)
-    wanted = screening.spread(data.usable, count)
-    reader = ProjectionDifference(vector.unit(layer), layer, plan.max_new_tokens)
-    state = [subject.identity, subject.system, subject.adapter]
-    settings = [state, vector.digest, layer, data.sha256, plan.max_new_tokens if count else None]
-    stages = Stages(cache_folder() / "screens" / digest(settings)[:24])
+    full = plan.full(data.usable)
+    return Screening(data.path, data.sha256, data.usable, vector, layer, full, plan.max_new_tokens, state)
+
+
+def _screened(
+    asked: Screening, data: ChatFile, plan: ScreenPlan, subject: Callable[[], Subject], progress: Progress | None
+) -> dict[str, Any]:
+    """The result; `subject` is called only where a part is missing."""
+    vector, layer = asked.vector, asked.layer
+    pole_gap = float(vector.norms[layer])
     rows: list[dict[str, Any]] = []
-    for first, part in _parts(data.path):
-        chosen = wanted[first : first + len(part)].tolist()
+    for part, texts in asked.parts():
 
-        def make(part: list[tuple[int, Example]] = part, chosen: list[bool] = chosen) -> Any:
-            texts = [Row(example.prompt, example.response, example.system) for _, example in part]
-            found = reader.measure(subject, texts, chosen)
-            return [{"row": number, **numbers} for (number, _), numbers in zip(part, found, strict=True)]
+        def make(part: Part = part, texts: list[Numbered] = texts) -> Any:
+            return asked.measure(subject(), texts, part.given[1])
 
-        rows += stages.value(f"rows {first}", [*settings, first, chosen], make)
+        rows += asked.stages.value(part.stage, part.key, make)
         if progress is not None:
-            progress(len(part))
+            progress(part.size)
     if file_digest(data.path) != data.sha256 or len(rows) != data.usable:
         raise UserError(f"{data.path}: the file changed while it was screened; run again")
     return {
         "format": format_of("screen"),
         "trait": vector.meta.get("trait"),
         "layer": layer,
-        "model": subject.name,
+        "model": asked.state[0]["model"],
         "data": {"path": str(data.path), "sha256": data.sha256},
         "vector": vector.digest,
         "plan": asdict(plan),
         "pole_gap": pole_gap,
         **judged(rows, data, pole_gap, plan, str(vector.meta.get("trait") or "the trait")),
     }
-
-
-def _parts(path: Path) -> Iterator[tuple[int, list[tuple[int, Example]]]]:
-    """The usable rows in parts: how many come before, and (row number, example) of each."""
-    usable = ((number, found) for number, _row, found in chat_rows(path) if isinstance(found, Example))
-    first = 0
-    while part := list(islice(usable, PART)):
-        yield first, part
-        first += len(part)
 
 
 def judged(

@@ -27,10 +27,11 @@ from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
 from llm_persona.studies.comparison import comparison, composites, specificity
 from llm_persona.studies.findings import findings, headline
 from llm_persona.studies.folder import study_settings, working_in
-from llm_persona.studies.grid import Executor, make_ahead
+from llm_persona.studies.grid import make_ahead
 from llm_persona.studies.judged import judge_state, unscored
 from llm_persona.studies.judging import RUBRICS
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.pieces import Executor
 from llm_persona.studies.recommend import most_layers
 from llm_persona.studies.report import write_report
 from llm_persona.studies.stages import Reporter, Stages

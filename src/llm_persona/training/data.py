@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,11 @@ def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
     return TrainingData(examples, skipped, str(file))
 
 
-def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
+def chat_rows(path: str | Path, start: int = 0) -> Iterator[tuple[int, Any, Example | Skipped]]:
     """The rows of a chat JSONL file one at a time: number, the JSON object itself, and its first round.
 
-    Rows are numbered by their line, from 0; blank lines yield nothing but are counted. Only the line at hand is in
-    memory.
+    Rows are numbered by their line, from 0; blank lines yield nothing but are counted. Lines before `start` are passed
+    over unread. Only the line at hand is in memory.
 
     Raises:
         UserError: no such file, not UTF-8, or a line that is no JSON.
@@ -116,7 +117,7 @@ def chat_rows(path: str | Path) -> Iterator[tuple[int, Any, Example | Skipped]]:
     file = Path(path)
     try:
         with file.open("rb") as stream:  # bytes: text mode would also end lines where JSON strings may go on
-            for number, line in enumerate(stream):
+            for number, line in islice(enumerate(stream), start, None):
                 try:
                     text = line.decode("utf-8-sig" if number == 0 else "utf-8")
                     if not text.strip():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_persona.interfaces.cli.executor import executor_from, executor_options, say
 from llm_persona.interfaces.cli.options import json_option, output_checked, seed_option, subject_options, write_result
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for audit.json and audit.html.")
 @seed_option
 @subject_options
+@executor_options
 @json_option
 def audit(
     adapters: tuple[str, ...], models: tuple[str, ...], controls: tuple[str, ...], vectors: str | None,
     traits: tuple[str, ...], limit: int | None, questions: int, max_new_tokens: int, reextract: bool, out: str,
-    seed: int, model: str, dtype: str, device: str, json_path: str | None,
+    seed: int, model: str, dtype: str, device: str, json_path: str | None, **cluster: Any,
 ) -> None:  # fmt: skip
     """Show what fine-tuning did to every trait: behaviour, activations, vectors, and a verdict by a printed rule."""
     from llm_persona.domain.traits import list_traits
@@ -51,8 +53,12 @@ def audit(
     tuned += [m for text in controls for m in _seeds(text, control=True)]
     chosen = tuple(t for t in traits if t != "all") or tuple(list_traits())
     plan = AuditPlan(chosen, vectors, limit, limit, questions, max_new_tokens, reextract, seed)
-    with output_checked(json_path, str(Path(out) / "audit.json")), StudyProgress(expected_stages(plan, tuned)) as shown:
-        result = run_audit(model, tuned, plan, out, dtype, device, shown)
+    with (
+        output_checked(json_path, str(Path(out) / "audit.json")),
+        executor_from(cluster) as executor,
+        StudyProgress(expected_stages(plan, tuned)) as shown,
+    ):
+        result = run_audit(model, tuned, plan, out, dtype, device, shown, executor, say)
     page = write_audit_page(out)
     _print(result)
     write_result(json_path, result)

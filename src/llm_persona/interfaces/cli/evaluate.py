@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.executor import executor_from, executor_options
 from llm_persona.interfaces.cli.options import (
     ApiArguments,
     ConditionArguments,
@@ -47,6 +48,7 @@ from llm_persona.interfaces.cli.options import (
 @conditions_options
 @subjects_options
 @api_options
+@executor_options
 @json_option
 def evaluate(
     traits: tuple[str, ...], items: str, split: str, mode: Any, template: str, form: str, paraphrase: bool,
@@ -62,9 +64,9 @@ def evaluate(
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.trait_benchmark import TraitBenchmark
     from llm_persona.interfaces.cli.terminal import counting
-    from llm_persona.studies.evaluation import EvaluationPlan, evaluate_sets
+    from llm_persona.studies.evaluation import EvaluationPlan, evaluate_sets, evaluate_sets_by
 
-    api = api_from(rest)
+    api, cluster = api_from(rest), executor_from(rest)
     arguments = conditions_from(rest)
     if rescore is not None:
         if mode != "upstream":
@@ -81,14 +83,21 @@ def evaluate(
     plan = EvaluationPlan(TraitBenchmark((), mode, template, form, paraphrase), reliability)
     total = plan.count(sets)
     runs = []
-    with output_checked(json_path, figure):
+    with output_checked(json_path, figure), cluster as executor:
         for model in dict.fromkeys(models):
-            subject = api.load(model, dtype, device)
+            if executor is not None and api.remote(model):
+                raise UserError(
+                    f"--executor ray: {model} is behind an API, which no worker loads; leave --executor out"
+                )
+            subject: Any = api.load(model, dtype, device) if executor is None else None
             _announce(subject, sets, plan, api, arguments)
             for state in states:
                 name = next(iter(state.values())).name
                 with counting(f"{model}, {name}: {total} items, {mode}", total) as step:
-                    runs.append(evaluate_sets(subject, sets, state, plan, step))
+                    if executor is not None:
+                        runs.append(evaluate_sets_by(executor, model, sets, state, plan, dtype, device, step))
+                    else:
+                        runs.append(evaluate_sets(subject, sets, state, plan, step))
             if hasattr(subject, "caller"):
                 runs[-1]["calls"] = subject.caller.record.as_json()
             del subject  # before the next model is loaded

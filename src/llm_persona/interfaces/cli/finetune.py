@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.executor import executor_from, executor_options, say
 from llm_persona.interfaces.cli.options import (
     condition_from,
     json_option,
@@ -44,6 +45,7 @@ from llm_persona.interfaces.cli.options import (
 @click.option("--limit", type=click.IntRange(min=1), help="At most N items or rows of each set.")
 @seed_option
 @subject_options
+@executor_options
 @json_option
 def finetune(
     trait: str | None, pole: str | None, files: tuple[str, ...], shares: tuple[float, ...], rows: int | None, out: str,
@@ -60,11 +62,13 @@ def finetune(
 
     from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import counting
+    from llm_persona.studies.seeds import SeedPiece, train_seeds
     from llm_persona.studies.trajectory import save_trajectory, watch_for
     from llm_persona.training.finetune import finetune as train
     from llm_persona.training.processes import is_main_process
     from llm_persona.training.recipe import RECIPES, adjusted
 
+    cluster = executor_from(condition)
     under = condition_from({**condition, "instruct": None, "level": "pair", "adapter": None}).condition()
     sets, shares = _sets(trait, pole, files, limit), shares or ((1.0,) if len(files) + bool(trait) == 1 else ())
     if len(sets) == 1 and shares != (1.0,):
@@ -84,26 +88,39 @@ def finetune(
     if speaks:
         click.echo(f"recipe: {asdict(recipe)}", err=True)
         _tell_skipped([s for part in sets for s in part.skipped])
-    with output_checked(json_path, str(Path(out) / "adapter_config.json")):
-        subject = load_model(model, dtype, device)
     note = f"Trained to the {pole} pole of {trait}." if trait else ""
+    pieces = [
+        SeedPiece(
+            (model, dtype, device), _mixed(sets, shares, number, rows),
+            Path(out) / f"seed-{number}" if seeds > 1 else Path(out), recipe, number, note, under, watched,
+            watch_every,
+        )
+        for number in range(seed, seed + seeds)
+    ]  # fmt: skip
     results = []
-    for number in range(seed, seed + seeds):
-        data = _mixed(sets, shares, number, rows)
-        folder = Path(out) / f"seed-{number}" if seeds > 1 else Path(out)
-        watch = watch_for(watched, data, recipe, watch_every) if watched else None
-        with counting(f"training {folder.name}", 0, shown=speaks) as count:
+    with output_checked(json_path, str(Path(out) / "adapter_config.json")), cluster as executor:
+        if executor is not None:
+            made = iter(train_seeds(executor, pieces, say))
+        else:
+            subject = load_model(model, dtype, device)
+        for piece in pieces:
+            if executor is None:
+                watch = watch_for(watched, piece.data, recipe, watch_every) if watched else None
+                with counting(f"training {piece.out.name}", 0, shown=speaks) as count:
 
-            def show(step: int, total: int, count: Any = count) -> None:
-                count.set_total(total)
-                count(step - count.done)
+                    def show(step: int, total: int, count: Any = count) -> None:
+                        count.set_total(total)
+                        count(step - count.done)
 
-            done = train(subject, data, folder, recipe, number, note, show, under=under, watch=watch)
-        results.append(asdict(done))
-        if speaks:
-            if done.along:
-                save_trajectory(folder)
-            _tell(done)
+                    done = train(subject, piece.data, piece.out, recipe, piece.seed, note, show, under=under,
+                                 watch=watch)  # fmt: skip
+            else:
+                done = next(made)
+            results.append(asdict(done))
+            if speaks:
+                if done.along:
+                    save_trajectory(piece.out)
+                _tell(done)
     if speaks:
         write_result(json_path, results[0] if seeds == 1 else {"seeds": results})
         then = f" --trait {trait}" if trait else ""

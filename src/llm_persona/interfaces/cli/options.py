@@ -285,9 +285,13 @@ class ApiArguments:
             raise UserError(f"--price {self.price}: write IN/OUT, e.g. 0.15/0.60") from error
         return sent, back
 
+    def remote(self, model: str) -> bool:
+        """Whether the model is behind an API."""
+        return self.base_url is not None or model.startswith("openai:")
+
     def load(self, model: str, dtype: str, device: str) -> Any:
         """The subject: here, or behind an API where `--base-url` or the prefix `openai:` says so."""
-        if self.base_url is None and not model.startswith("openai:"):
+        if not self.remote(model):
             return load_model(model, dtype, device)
         from llm_persona.subject.remote.api_subject import connect
         from llm_persona.subject.remote.caller import Limits

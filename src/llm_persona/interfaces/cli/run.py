@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.executor import executor_from, executor_options, say
 from llm_persona.interfaces.cli.options import json_option, optional_judge_options, output_checked, write_result
 
 
@@ -22,24 +23,16 @@ from llm_persona.interfaces.cli.options import json_option, optional_judge_optio
 @click.option("--out", type=click.Path(), help="Run folder (default: runs/PRESET).")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Number format.")
 @click.option("--device", help="auto, cpu, cuda, ...")
-@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1))
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, (1 << 32) - 1), help="Several (repeatable) give "
+              "a run folder each.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=2), help="At most N test items per trait.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="What runs the study: this process, or a Ray cluster's tasks, with the same numbers.",
-)
-@click.option("--address", help="--executor ray: the cluster (auto, HOST:PORT). Default: one on this machine.")
-@click.option("--task-cpus", type=click.FloatRange(min=0, min_open=True), help="--executor ray: cores of a task.")
-@click.option("--task-gpus", type=click.FloatRange(min=0), help="--executor ray: GPUs of a task.")
+@executor_options
 @optional_judge_options
 @json_option
 def run(
-    study: str | None, models: tuple[str, ...], out: str | None, limit: int | None, base_url: str | None,
-    judge_text: bool, concurrency: int, max_calls: int | None, json_path: str | None, executor: str,
-    address: str | None, task_cpus: float | None, task_gpus: float | None, **given: Any,
+    study: str | None, models: tuple[str, ...], seeds: tuple[int, ...], out: str | None, limit: int | None,
+    base_url: str | None, judge_text: bool, concurrency: int, max_calls: int | None, json_path: str | None,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Run a study, or continue one that was interrupted, and write its report.
 
@@ -47,13 +40,12 @@ def run(
     default model, with traits openness and machiavellianism.
     """
     from llm_persona.domain.config import make_config, read_config
-    from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import StudyProgress
-    from llm_persona.studies.executors.on_ray import ray_executor
     from llm_persona.studies.many import run_models
     from llm_persona.studies.study import expected_gradings, expected_stages, run_study
     from llm_persona.subject.remote.caller import Limits
 
+    cluster = executor_from(given)
     chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None and k != "traits"}
     if given["traits"]:
         chosen["traits"] = list(given["traits"])
@@ -64,29 +56,22 @@ def run(
     if judge_text:
         chosen["judge_text"] = True
     limits = Limits(concurrency, max_calls=max_calls)
-    named: list[str | None] = list(dict.fromkeys(models)) or [None]
+    named: list[dict[str, Any]] = [{"model": model} for model in dict.fromkeys(models)] or [{}]
+    grown: list[dict[str, Any]] = [{"seed": seed} for seed in dict.fromkeys(seeds)] or [{}]
     configs = []
-    for model in named:
-        given_model = {"model": model} if model else {}
-        settings = {**chosen, **given_model}
+    for settings in ({**chosen, **model, **seed} for model in named for seed in grown):
         configs.append(read_config(Path(study), **settings) if study else make_config("run", **settings))
     folder = Path(out or f"runs/{Path(study).stem if study else configs[0].preset}")
     gradings = sum(map(expected_gradings, configs))
     if gradings:
         click.echo(f"{configs[0].judge} will be asked for at most {gradings} gradings of open answers", err=True)
-    if executor == "local" and (address or task_cpus or task_gpus):
-        raise UserError("--address, --task-cpus, --task-gpus: speak of a cluster; add --executor ray")
-
-    def said(text: str) -> None:
-        click.echo(text, err=True)
-
     with output_checked(json_path), ExitStack() as stack:
-        cluster = stack.enter_context(ray_executor(address, task_cpus, task_gpus)) if executor == "ray" else None
+        executor = stack.enter_context(cluster)
         progress = stack.enter_context(StudyProgress(sum(map(expected_stages, configs))))
         if len(configs) == 1:
-            results = run_study(configs[0], folder, progress, limits, cluster, said)
+            results = run_study(configs[0], folder, progress, limits, executor, say)
         else:
-            results = run_models(configs, folder, progress, limits, cluster, said)
+            results = run_models(configs, folder, progress, limits, executor, say)
     if len(configs) == 1:
         _summary(results)
         write_result(json_path, results)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.executor import executor_from, executor_options
 from llm_persona.interfaces.cli.options import (
     json_option,
     load_model,
@@ -34,10 +35,12 @@ from llm_persona.interfaces.cli.options import (
               "how well each form tells them apart.")  # fmt: skip
 @click.option("--export", "export_path", type=click.Path(dir_okay=False), help="Write the file without flagged rows.")
 @subject_options
+@executor_options
 @json_option
 def screen(
     data: str, vector: str, layer: str, flag_at: float, direction: Any, full_rows: int | None, max_new_tokens: int,
     labels: str | None, export_path: str | None, model: str, dtype: str, device: str, json_path: str | None,
+    **cluster: Any,
 ) -> None:  # fmt: skip
     """Screen chat data before fine-tuning on it: which answers lie how far from the model's own along a vector.
 
@@ -46,7 +49,7 @@ def screen(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.interfaces.cli.terminal import counting, status
-    from llm_persona.studies.screen import ScreenPlan, export, survey
+    from llm_persona.studies.screen import ScreenPlan, export, screen_by, survey
     from llm_persona.studies.screen import screen as run_screen
 
     plan = ScreenPlan(flag_at, direction, full_rows, max_new_tokens, labels)
@@ -54,13 +57,18 @@ def screen(
     chosen = _layer(layer, loaded, vector)
     if export_path is not None and Path(export_path).resolve() == Path(data).resolve():
         raise UserError(f"--export {export_path}: is the data file itself; choose another name")
-    with output_checked(json_path, export_path):
+    with output_checked(json_path, export_path), executor_from(cluster) as executor:
         with status(f"reading {data}"):
             found = survey(data, plan)
         full = plan.full(found.usable)
-        subject = load_model(model, dtype, device)
-        with counting(f"{found.usable} rows, {full} of them against the model's own answer", found.usable) as step:
-            result = run_screen(subject, found, loaded, chosen, plan, step)
+        said = f"{found.usable} rows, {full} of them against the model's own answer"
+        if executor is None:
+            subject = load_model(model, dtype, device)
+            with counting(said, found.usable) as step:
+                result = run_screen(subject, found, loaded, chosen, plan, step)
+        else:
+            with counting(said, found.usable) as step:
+                result = screen_by(executor, model, found, loaded, chosen, plan, dtype, device, step)
     if export_path is not None:
         result["export"] = {"path": export_path, **export(found, result, Path(export_path))}
     _print(result)

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.executor import executor_options
+from llm_persona.interfaces.cli.extraction_grid import over_models_traits_sources
 from llm_persona.interfaces.cli.options import (
     json_option,
     load_model,
@@ -14,6 +16,7 @@ from llm_persona.interfaces.cli.options import (
     read_item_set,
     seed_option,
     subject_options,
+    subjects_options,
     write_result,
 )
 
@@ -28,9 +31,10 @@ def vectors() -> None:
 @vectors.command(
     epilog="Example: llm-persona vectors extract --trait openness --out openness.safetensors --json q.json"
 )
-@click.option("--trait", required=True, help="A trait's name or .yaml file.")
+@click.option("--trait", "traits", multiple=True, required=True, help="A trait's name or .yaml file (repeatable).")
 @click.option("--items", default="bank", show_default=True, help="bank, a file or folder in TRAIT layout, hub:ID.")
-@click.option("--source", type=click.Choice(["labelled", "prompted", "tuned"]), default="labelled", show_default=True)
+@click.option("--source", "sources", type=click.Choice(["labelled", "prompted", "tuned"]), multiple=True,
+              default=("labelled",), show_default=True, help="Where the contrast is from (repeatable).")  # fmt: skip
 @click.option("--position", type=click.Choice(["response_mean", "prompt_last", "prompt_mean"]),
               default="response_mean", show_default=True)  # fmt: skip
 @click.option("--over", type=click.Choice(["questions", "situations"]), default="questions", show_default=True,
@@ -52,11 +56,14 @@ def vectors() -> None:
 @click.option("--against", multiple=True, type=click.Path(), help="Other traits' vectors as controls (repeatable).")
 @click.option("--sweep-layers", default=5, show_default=True, type=click.IntRange(1, 7))
 @click.option("--limit", type=click.IntRange(min=2), help="At most N items or questions per split.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), help="Vector file to write (.safetensors).")
+@click.option("--out", required=True, type=click.Path(), help="Vector file to write (.safetensors); with several "
+              "traits, sources or models, or on a cluster: a folder.")  # fmt: skip
 @optional_judge_options
 @seed_option
-@subject_options
+@subjects_options
+@executor_options
 @json_option
+@over_models_traits_sources
 def extract(
     trait: str, items: str, source: Any, position: Any, over: Any, contrast: Any, samples: int,
     temperature: float | None, max_new_tokens: int, keep: Any, judge_trait: float, judge_coherence: float,

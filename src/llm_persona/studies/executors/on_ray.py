@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.studies.grid import Piece, make
+from llm_persona.studies.executors.ray_stream import go_to, stream
+from llm_persona.studies.pieces import PartMaker, Piece
 
 RETRIES = 3
 """How often a piece is begun again whose worker was lost; its finished stages are there then."""
@@ -24,7 +24,7 @@ class RayExecutor:
         self._ray = ray
         self.cpus, self.gpus = cpus, gpus
 
-    def run(self, pieces: Sequence[Piece], done: Callable[[Piece, int], None]) -> None:
+    def run(self, pieces: Sequence[Piece], done: Callable[[Piece, Any], None]) -> None:
         """Make every piece; `done` as each ends.
 
         Raises:
@@ -43,7 +43,7 @@ class RayExecutor:
             except ray.exceptions.RayTaskError as error:
                 self._stop(list(waiting))
                 if isinstance(error.cause, UserError):
-                    raise UserError(str(error.cause)) from error
+                    raise type(error.cause)(str(error.cause)) from error
                 raise
             except ray.exceptions.RayError as error:
                 self._stop(list(waiting))
@@ -53,6 +53,16 @@ class RayExecutor:
                 ) from error
             done(piece, made)
 
+    def stream(self, maker: PartMaker, given: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Every part, as each is made, by as many workers as the cluster holds; see `ray_stream`."""
+        return stream(self._ray, maker, given, min(len(given), self.workers), self.cpus, self.gpus, RETRIES)
+
+    @property
+    def workers(self) -> int:
+        """How many pieces or parts the cluster can make at once."""
+        nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+        return max(1, sum(_room(node, self.cpus, self.gpus) for node in nodes))
+
     def _stop(self, waiting: list[Any]) -> None:
         """End what still runs, and wait until it has: nobody writes into a run folder that is no longer ours."""
         for reference in waiting:
@@ -61,12 +71,9 @@ class RayExecutor:
             self._ray.wait(waiting, num_returns=len(waiting), timeout=60)
 
 
-def _piece(piece: Piece, home: Path) -> int:
-    try:
-        os.chdir(home)  # paths of settings are relative to where the study was started
-    except OSError as error:
-        raise UserError(f"{home}: a worker does not see this folder; start the study on shared storage") from error
-    return make(piece)
+def _piece(piece: Piece, home: Path) -> Any:
+    go_to(home)
+    return piece.make()
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def ray_executor(address: str | None, cpus: float | None = None, gpus: float | N
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
         wanted_gpus = gpus if gpus is not None else float(any(n.get("GPU") for n in nodes))
         wanted_cpus = cpus if cpus is not None else _share(nodes, wanted_gpus)
-        if not any(n.get("CPU", 0) >= wanted_cpus and n.get("GPU", 0) >= wanted_gpus for n in nodes):
+        if not any(_room(node, wanted_cpus, wanted_gpus) for node in nodes):
             raise UserError(
                 f"ray: no node has {wanted_cpus:g} CPU and {wanted_gpus:g} GPU at once for a piece; ask for less "
                 "(--task-cpus, --task-gpus)"
@@ -126,3 +133,9 @@ def _share(nodes: list[dict[str, float]], gpus: float) -> float:
     """One core a piece; with GPUs, a node's cores divided among its own."""
     with_gpu = [n["CPU"] // n["GPU"] for n in nodes if gpus and n.get("GPU") and n.get("CPU")]
     return max(1.0, min(with_gpu)) if with_gpu else 1.0
+
+
+def _room(node: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many workers a node holds at once."""
+    places = [node.get("CPU", 0) / cpus, *([node.get("GPU", 0) / gpus] if gpus else [])]
+    return int(min(places) + 1e-9)

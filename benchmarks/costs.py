@@ -1,0 +1,239 @@
+"""What a study costs on paper: counted tokens, stated rates, and the bottleneck at each size of model.
+
+Usage:
+  python benchmarks/costs.py --count counts.json        # run a study and an audit of a tiny random model; count tokens
+  python benchmarks/costs.py counts.json [--gpu-price 3] [--utilisation .4] ...
+
+Counting: a tiny random model with the default model's tokenizer goes through a real study (`--preset`, two traits) and
+a real audit of one adapter. Every token that enters a block's feed-forward is counted, so shared prompts and shared
+layers count once, as they are computed once, and padding counts. The random model never ends an answer, so answers have
+their full length: an upper bound.
+
+Rates are published or assumed, each an option. Operations a token: 2 x parameters read or written, 4 x trained (LoRA:
+forward, and back to the activations; the weights' own gradients are not needed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TRAITS = ["openness", "machiavellianism"]
+LAYERS = 6
+KINDS = ("read", "written", "trained")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model: parameters, blocks, key-value heads times their width."""
+
+    name: str
+    parameters: float
+    layers: int
+    key_value: int
+
+
+SIZES = (Size("7B", 7.6e9, 28, 4 * 128), Size("70B", 70.6e9, 80, 8 * 128))  # as Qwen2.5-7B and Llama-3.1-70B are built
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Published peaks of one GPU, and what is assumed of their use. Default: an H100 SXM's data sheet."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+    link: float
+    price: float
+    utilisation: float
+    bandwidth_use: float
+    parallel: float
+    batch: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens read, written and trained; `pieces` may be made at once; `answer` is the length of an answer."""
+
+    name: str
+    read: float
+    written: float
+    trained: float
+    pieces: int
+    answer: int
+
+
+def count(out: Path, preset: str) -> None:
+    """Run the study and the audit, and write what was counted, by stage."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    import llm_persona as lp
+    from llm_persona.studies import lab
+    from llm_persona.studies.audit import AuditPlan, TunedModel, audit
+    from llm_persona.studies.stages import Silent
+    from llm_persona.subject.smollm2 import smollm2_folder
+
+    counted: dict[str, Counter[str]] = {}
+    place = ["loading"]
+
+    class Told(Silent):
+        def begin(self, stage: str) -> None:
+            place[0] = stage
+
+    def hook(_module: Any, given: tuple[Any, ...]) -> None:
+        rows, length = given[0].shape[:2]
+        kind = "trained" if torch.is_grad_enabled() and given[0].requires_grad else "written" if length == 1 else "read"
+        counted.setdefault(place[0], Counter())[kind] += rows * length
+
+    load = lab.load_subject
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        subject = load(*args, **kwargs)
+        for block in subject.blocks:
+            block.mlp.register_forward_pre_hook(hook)
+        return subject
+
+    lab.load_subject = watched
+    with tempfile.TemporaryDirectory() as name:
+        model = str(Path(name) / "tiny")
+        tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
+        config = AutoConfig.for_model(
+            "llama", hidden_size=16, num_hidden_layers=LAYERS, num_attention_heads=2, num_key_value_heads=1,
+            intermediate_size=16, vocab_size=len(tokenizer), max_position_embeddings=8192, tie_word_embeddings=True,
+        )  # fmt: skip
+        AutoModelForCausalLM.from_config(config).save_pretrained(model)
+        tokenizer.save_pretrained(model)
+        config = lp.StudyConfig(traits=TRAITS, preset=preset, model=model, dtype="float32")
+        lp.run_study(config, Path(name) / "run", Told())
+        study, counted = counted, {}
+        adapter = str(Path(name) / "run" / "adapters" / f"{TRAITS[0]}-high")
+        plan = AuditPlan((TRAITS[0],))
+        tuned = [TunedModel("tuned", "tuned", adapter=adapter)]
+        audit(model, tuned, plan, Path(name) / "audit", "float32", "auto", Told())
+    found = {
+        "preset": preset, "traits": TRAITS, "answer": config.max_new_tokens, "audit_answer": plan.max_new_tokens,
+        "study": _through_all_layers(study), "audit": _through_all_layers(counted),
+    }  # fmt: skip
+    out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _through_all_layers(counted: dict[str, Counter[str]]) -> dict[str, dict[str, float]]:
+    """Tokens as if each had gone through the whole model: those of single layers as their share."""
+    return {stage: {kind: n / LAYERS for kind, n in kinds.items()} for stage, kinds in counted.items()}
+
+
+def total(stages: dict[str, dict[str, float]], wanted: Any = None) -> dict[str, float]:
+    """Tokens of the stages whose name is wanted."""
+    return {
+        kind: sum(kinds.get(kind, 0.0) for stage, kinds in stages.items() if wanted is None or wanted(stage))
+        for kind in KINDS
+    }
+
+
+def works(found: dict[str, Any], traits: int, adapters: int) -> list[Work]:
+    """The study of many traits, and the fine-tuning and audit of many adapters, from what was counted of few."""
+    names = found["traits"]
+
+    def pair(stage: str) -> bool:  # a trait under another trait's vector: grows with the square of the traits
+        return any(f" control {name} " in stage for name in names)
+
+    own, pairs = total(found["study"], lambda s: not pair(s)), total(found["study"], pair)
+    n = len(names)
+    study = {k: traits * own[k] / n + traits * (traits - 1) * pairs[k] / (n * (n - 1)) for k in KINDS}
+    tune = total(found["study"], lambda s: " tune " in s)
+    tuned = total(found["audit"], lambda s: s.startswith("tuned ") or " reads tuned" in s)
+    base = total(found["audit"], lambda s: not (s.startswith("tuned ") or " reads tuned" in s))
+    sweep = {k: adapters * (tune[k] / (2 * n) + traits * tuned[k]) + traits * base[k] for k in KINDS}
+    return [
+        Work(f"study of {traits} traits ({found['preset']})", **study, pieces=traits, answer=found["answer"]),
+        Work(f"{adapters} adapters, trained and audited on {traits} traits", **sweep, pieces=adapters,
+             answer=found["audit_answer"]),
+    ]  # fmt: skip
+
+
+def cost(work: Work, size: Size, gpus: int, machine: Machine) -> dict[str, Any]:
+    """Hours, memory a GPU, money, and what takes most of the time."""
+    weights = 2 * size.parameters
+    kept = 2 * 2 * size.layers * size.key_value * machine.batch * 1024  # keys and values of 1,024 tokens an answer
+    working = 0.1 * machine.memory  # activations of a batch, the runtime
+    needed = math.ceil((weights + kept + working) / machine.memory)
+    group = 1 if needed == 1 else min(gpus, 1 << (needed - 1).bit_length())  # GPUs that hold one copy of the model
+    copies = max(1, gpus // group)
+    offloaded = needed > gpus
+    rate = machine.flops * machine.utilisation * group * (machine.parallel if group > 1 else 1.0)
+    band = machine.bandwidth * machine.bandwidth_use * group * (machine.parallel if group > 1 else 1.0)
+    steps = work.written / machine.batch
+    seconds = {
+        "arithmetic of reading": 2 * size.parameters * work.read / rate,
+        "weights read in writing": steps * (weights + kept / 2) / band,
+        "arithmetic of training": 4 * size.parameters * work.trained / rate,
+    }
+    if offloaded:
+        passes = (work.read + 2 * work.trained) / machine.batch_tokens + steps
+        seconds = {"weights over the host's link": passes * (weights - 0.8 * machine.memory) / machine.link} | seconds
+    waves = math.ceil(work.pieces / copies) * copies / work.pieces  # workers that wait for the last piece
+    hours = sum(seconds.values()) / copies * waves / 3600
+    name, most = max(seconds.items(), key=lambda pair: pair[1])
+    return {
+        "hours": hours,
+        "gpu_hours": hours * gpus,
+        "memory": weights / group if not offloaded else machine.memory,
+        "copies": copies,
+        "money": hours * gpus * machine.price,
+        "bottleneck": f"{name} ({100 * most / sum(seconds.values()):.0f}%)",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("counts", nargs="?", type=Path, help="what --count wrote")
+    parser.add_argument("--count", type=Path, metavar="OUT")
+    parser.add_argument("--preset", default="quick", choices=["smoke", "quick", "full"], help="--count: of which study")
+    parser.add_argument("--traits", type=int, default=8)
+    parser.add_argument("--adapters", type=int, default=100)
+    parser.add_argument("--tflops", type=float, default=989, help="dense bfloat16 peak of a GPU (H100 SXM data sheet)")
+    parser.add_argument("--bandwidth", type=float, default=3350, help="GB/s of its memory (H100 SXM data sheet)")
+    parser.add_argument("--memory", type=float, default=80, help="GB of its memory")
+    parser.add_argument("--link", type=float, default=64, help="GB/s to the host (PCIe 5.0 x16, one way)")
+    parser.add_argument("--gpu-price", type=float, default=3.0, help="money a GPU-hour (assumed)")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is had (assumed)")
+    parser.add_argument("--bandwidth-use", type=float, default=0.6, help="share of the bandwidth (assumed)")
+    parser.add_argument("--parallel", type=float, default=0.7, help="efficiency of a model spread over GPUs (assumed)")
+    parser.add_argument("--batch", type=int, default=64, help="answers written at once")
+    parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens read at once")
+    given = parser.parse_args()
+    if given.count is not None:
+        count(given.count, given.preset)
+        return
+    if given.counts is None:
+        parser.error("give the file that --count wrote")
+    machine = Machine(
+        given.tflops * 1e12, given.bandwidth * 1e9, given.memory * 1e9, given.link * 1e9, given.gpu_price,
+        given.utilisation, given.bandwidth_use, given.parallel, given.batch, given.batch_tokens,
+    )  # fmt: skip
+    found = json.loads(given.counts.read_text(encoding="utf-8"))
+    todo = works(found, given.traits, given.adapters)
+    for work in todo:
+        print(f"{work.name}: {work.read / 1e6:.1f} M tokens read, {work.written / 1e6:.2f} M written, "
+              f"{work.trained / 1e6:.2f} M trained")  # fmt: skip
+    heads = ["Work", "Model", "GPUs", "Copies", "GB of weights a GPU", "Hours", "GPU-hours", "Money", "Bottleneck"]
+    print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    for work in todo:
+        for size in SIZES:
+            for gpus in (1, 8):
+                row = cost(work, size, gpus, machine)
+                cells = [work.name, size.name, gpus, row["copies"], f"{row['memory'] / 1e9:.0f}"]
+                cells += [f"{row[key]:.3g}" for key in ("hours", "gpu_hours", "money")]
+                print(f"| {' | '.join(map(str, cells))} | {row['bottleneck']} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The parts of a long measurement: each is a stage, and workers may make those that are missing ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from llm_persona.studies.pieces import Executor, PartMaker
+from llm_persona.studies.stages import Stages
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stage of `size` rows. `given` is what a maker needs to make it, as plain data."""
+
+    stage: str
+    key: Any
+    size: int
+    given: Any
+
+
+def make_parts(
+    stages: Stages,
+    parts: Iterable[Part],
+    maker: PartMaker,
+    executor: Executor,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Have the parts that are missing made by workers, and keep each as it comes.
+
+    The measurement then finds them all: its numbers are those that it would have made, and what was kept before a
+    kill is not made again.
+
+    Raises:
+        UserError: a part's own, or that its workers were lost too often.
+    """
+    tell = progress or (lambda rows: None)
+    missing = []
+    for part in parts:
+        if stages.has(part.stage, part.key):
+            tell(part.size)
+        else:
+            missing.append(part)
+    if not missing:
+        return
+    for number, value in executor.stream(maker, [part.given for part in missing]):
+        part = missing[number]
+        stages.value(part.stage, part.key, lambda value=value: value)  # type: ignore[misc]
+        tell(part.size)

@@ -1,0 +1,64 @@
+"""The costs on paper, against numbers worked by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from costs import Machine, Size, Work, cost, works
+
+MACHINE = Machine(
+    flops=1e15, bandwidth=4e12, memory=80e9, link=50e9, price=2.0, utilisation=0.5, bandwidth_use=0.5, parallel=0.5,
+    batch=10, batch_tokens=1000,
+)  # fmt: skip
+SMALL, LARGE = Size("10B", 10e9, 1, 1), Size("70B", 70e9, 1, 1)
+
+
+def test_reading_is_two_operations_a_parameter_at_the_assumed_rate():
+    row = cost(Work("w", read=1e9, written=0, trained=0, pieces=1, answer=8), SMALL, 1, MACHINE)
+    assert row["hours"] == pytest.approx(2 * 10e9 * 1e9 / 0.5e15 / 3600)
+    assert row["money"] == pytest.approx(2 * row["hours"])
+    assert row["bottleneck"] == "arithmetic of reading (100%)"
+
+
+def test_training_takes_twice_the_operations_and_writing_reads_the_weights_once_a_batch():
+    trained = cost(Work("w", 0, 0, 1e9, 1, 8), SMALL, 1, MACHINE)["hours"]
+    assert trained == pytest.approx(2 * cost(Work("w", 1e9, 0, 0, 1, 8), SMALL, 1, MACHINE)["hours"])
+    written = cost(Work("w", 0, 1e6, 0, 1, 8), SMALL, 1, MACHINE)
+    assert written["hours"] == pytest.approx(1e5 * 20e9 / 2e12 / 3600, rel=1e-3)
+    assert written["bottleneck"].startswith("weights read in writing")
+
+
+def test_eight_gpus_are_eight_copies_of_a_small_model_and_two_of_a_large_one():
+    work = Work("w", 1e9, 0, 0, 8, 8)
+    one, eight = (cost(work, SMALL, gpus, MACHINE) for gpus in (1, 8))
+    assert (one["copies"], eight["copies"]) == (1, 8)
+    assert eight["hours"] == pytest.approx(one["hours"] / 8)
+    large = cost(work, LARGE, 8, MACHINE)
+    assert large["copies"] == 4
+    assert large["memory"] == 70e9
+    alone = cost(work, LARGE, 1, MACHINE)  # 140 GB of weights stream through one GPU of 80, 64 of which hold some
+    assert alone["bottleneck"].startswith("weights over the host's link")
+    assert alone["hours"] > 1e6 * 76e9 / 50e9 / 3600
+
+
+def test_workers_wait_for_the_last_piece():
+    full, odd = (cost(Work("w", 1e9, 0, 0, pieces, 8), SMALL, 8, MACHINE)["hours"] for pieces in (8, 9))
+    assert odd == pytest.approx(full * 16 / 9)
+
+
+def test_what_grows_with_pairs_of_traits_grows_with_their_square():
+    counted = {
+        "traits": ["a", "b"], "preset": "quick", "answer": 4, "audit_answer": 4,
+        "study": {"a base": {"read": 10}, "b base": {"read": 10}, "a control b +0.2 likelihood": {"read": 1},
+                  "b control a +0.2 likelihood": {"read": 1}, "a tune high": {"trained": 4}},
+        "audit": {"base likelihood": {"read": 5}, "tuned likelihood": {"read": 7}},
+    }  # fmt: skip
+    study, sweep = works(counted, traits=4, adapters=3)
+    assert study.read == 4 * 10 + 4 * 3 * 1
+    assert study.trained == 2 * 4
+    assert sweep.read == 4 * 5 + 3 * 4 * 7
+    assert sweep.trained == 3 * 1
