@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from llm_persona.domain.condition import Condition
+from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.inside import inside
 from llm_persona.domain.store import file_digest, read_json
@@ -84,6 +85,11 @@ class Subject:
         return int(getattr(_text_config(self.model), "max_position_embeddings", 0) or 1 << 20)
 
     @property
+    def generation_end(self) -> int | list[int] | None:
+        """End tokens by the model's generation settings."""
+        return getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+
+    @property
     def window(self) -> int | None:
         """Attention window in tokens where the architecture has one (packing would lose it in longer sequences)."""
         config = _text_config(self.model)
@@ -127,6 +133,7 @@ def load_subject(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    engine: Engine = "transformers",
 ) -> Subject:
     """Load a subject.
 
@@ -135,11 +142,16 @@ def load_subject(
         adapter: a PEFT folder to merge the subject with for good (for a passing state use a condition).
         dtype: `float32`, `bfloat16`, `float16`; `auto` takes bfloat16 where the machine computes in it.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
+        engine: what runs it; `vllm` needs the extra of that name (docs/how-to/vllm.md).
 
     Raises:
         UserError: no such model, a folder that is none, an unknown dtype or device, or an architecture
             whose blocks cannot be found.
     """
+    if engine == "vllm":
+        from llm_persona.subject.engines.vllm_load import load_vllm
+
+        return load_vllm(model, adapter, dtype, device)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -147,7 +159,7 @@ def load_subject(
     logging.set_verbosity_error()
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    source, extra, revision = _locate(model)
+    source, extra, revision = locate(model)
     of_hub = not revision
     if of_hub:
         _check_hub(model)
@@ -193,9 +205,11 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "") -
     return subject
 
 
-def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto") -> dict[str, str]:
+def identify(
+    model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto", engine: Engine = "transformers"
+) -> dict[str, str]:
     """What `Subject.identity` will be, without loading the weights: the key of everything measured on it."""
-    source, extra, revision = _locate(model)
+    source, extra, revision = locate(model)
     if not revision:
         from transformers import AutoConfig
 
@@ -206,10 +220,15 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
             raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
     place = choose_device(device)
     kind = str(choose_dtype(dtype, place)).removeprefix("torch.")
-    return {"model": model, "revision": revision, "dtype": kind, "device": place.type}
+    found = {"model": model, "revision": revision, "dtype": kind, "device": place.type}
+    if engine == "vllm":
+        from llm_persona.subject.engines.vllm_load import engine_version
+
+        found["engine"] = engine_version()  # its kernels decide numbers too
+    return found
 
 
-def _locate(model: str) -> tuple[str, dict[str, Any], str]:
+def locate(model: str) -> tuple[str, dict[str, Any], str]:
     """(source for transformers, further arguments, revision known before loading)."""
     if model == DEFAULT_MODEL:
         folder = smollm2_folder()

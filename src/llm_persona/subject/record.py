@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import singledispatch
 from typing import Any, Literal
 
 import numpy as np
@@ -62,14 +63,26 @@ def record(
     values = room((len(rows), subject.n_layers, subject.hidden_size))
     for part in _parts(rows):
 
-        def keep(packed: Packed, first: int = part.start) -> None:
-            pooled = _pooled_forward(subject, packed, _weights(packed, position))
-            values[[first + span[1] for span in packed.spans]] = pooled
+        def keep(numbers: Sequence[int], pooled: np.ndarray, first: int = part.start) -> None:
+            values[[first + number for number in numbers]] = pooled
             if progress is not None:
-                progress(len(packed.spans))
+                progress(len(numbers))
 
-        in_batches(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], keep)
+        read_pooled(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], position, keep)
     return Activations(values, [r.pole for r in rows], [r.group for r in rows], left)
+
+
+@singledispatch
+def read_pooled(
+    subject: Subject, rows: Sequence[Row], position: Position, keep: Callable[[Sequence[int], np.ndarray], None]
+) -> None:
+    """Read every row once, in whatever order the engine likes; `keep` is given the numbers of the rows that were read
+    together, and their float32 activations [rows, layers, hidden], averaged over the position's tokens."""
+
+    def pool(packed: Packed) -> None:
+        keep([span[1] for span in packed.spans], _pooled_forward(subject, packed, _weights(packed, position)))
+
+    in_batches(subject, rows, pool)
 
 
 def beyond_context(subject: Subject, rows: Sequence[Response]) -> tuple[LeftOut, ...]:

@@ -14,6 +14,7 @@ from llm_persona.interfaces.cli.options import (
     api_options,
     conditions_from,
     conditions_options,
+    engine_option,
     json_option,
     output_checked,
     read_item_set,
@@ -46,12 +47,14 @@ from llm_persona.interfaces.cli.options import (
 @seed_option
 @conditions_options
 @subjects_options
+@engine_option
 @api_options
 @json_option
 def evaluate(
     traits: tuple[str, ...], items: str, split: str, mode: Any, template: str, form: str, paraphrase: bool,
     reliability: bool, rescore: str | None, api_records: bool, limit: int | None, allow_overlap: bool,
-    figure: str | None, seed: int, models: tuple[str, ...], dtype: str, device: str, json_path: str | None, **rest: Any,
+    figure: str | None, seed: int, models: tuple[str, ...], dtype: str, device: str, engine: str,
+    json_path: str | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Measure traits with TRAIT items: the share of items whose preferred option is a high one.
 
@@ -83,7 +86,7 @@ def evaluate(
     runs = []
     with output_checked(json_path, figure):
         for model in dict.fromkeys(models):
-            subject = api.load(model, dtype, device)
+            subject = api.load(model, dtype, device, engine)
             _announce(subject, sets, plan, api, arguments)
             for state in states:
                 name = next(iter(state.values())).name

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from llm_persona.interfaces.cli.options import (
+    engine_option,
     json_option,
     load_model,
     output_checked,
@@ -34,10 +35,12 @@ from llm_persona.interfaces.cli.options import (
               "how well each form tells them apart.")  # fmt: skip
 @click.option("--export", "export_path", type=click.Path(dir_okay=False), help="Write the file without flagged rows.")
 @subject_options
+@engine_option
 @json_option
 def screen(
     data: str, vector: str, layer: str, flag_at: float, direction: Any, full_rows: int | None, max_new_tokens: int,
-    labels: str | None, export_path: str | None, model: str, dtype: str, device: str, json_path: str | None,
+    labels: str | None, export_path: str | None, model: str, dtype: str, device: str, engine: str,
+    json_path: str | None,
 ) -> None:  # fmt: skip
     """Screen chat data before fine-tuning on it: which answers lie how far from the model's own along a vector.
 
@@ -58,7 +61,7 @@ def screen(
         with status(f"reading {data}"):
             found = survey(data, plan)
         full = plan.full(found.usable)
-        subject = load_model(model, dtype, device)
+        subject = load_model(model, dtype, device, engine)
         with counting(f"{found.usable} rows, {full} of them against the model's own answer", found.usable) as step:
             result = run_screen(subject, found, loaded, chosen, plan, step)
     if export_path is not None:

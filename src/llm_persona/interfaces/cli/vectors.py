@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from llm_persona.interfaces.cli.options import (
+    engine_option,
     json_option,
     load_model,
     optional_judge_options,
@@ -55,13 +56,14 @@ def vectors() -> None:
 @optional_judge_options
 @seed_option
 @subject_options
+@engine_option
 @json_option
 def extract(
     trait: str, items: str, source: Any, position: Any, over: Any, contrast: Any, samples: int,
     temperature: float | None, max_new_tokens: int, keep: Any, judge_trait: float, judge_coherence: float,
     high_adapter: str | None, low_adapter: str | None, against: tuple[str, ...], sweep_layers: int, limit: int | None,
     out: str, judge: str | None, judge_text: bool, base_url: str | None, concurrency: int, max_calls: int | None,
-    seed: int, model: str, dtype: str, device: str, json_path: str | None,
+    seed: int, model: str, dtype: str, device: str, engine: str, json_path: str | None,
 ) -> None:  # fmt: skip
     """Fit a vector on the fit split, choose its layer on select, judge it on test."""
     from llm_persona.analysis.vectors import PersonaVector
@@ -97,7 +99,7 @@ def extract(
     loaded_others = [PersonaVector.load(path) for path in against]
     others = {str(v.meta.get("trait", path)): v for v, path in zip(loaded_others, against, strict=True)}
     with output_checked(out, json_path):
-        subject = load_model(model, dtype, device)
+        subject = load_model(model, dtype, device, engine)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
     with status("making the contrast"):
