@@ -82,6 +82,9 @@ class VllmSubject(Subject):
             raise UserError(f"{self.name}: this looks inside the model, which vLLM does not show; leave --engine out")
         raise AttributeError(name)
 
+    def __repr__(self) -> str:
+        return f"VllmSubject({self.name!r})"
+
     @property
     def device(self) -> torch.device:
         """Where inputs go: to the engine, from this process's memory."""
