@@ -2,8 +2,9 @@
 
     python benchmarks/vllm_agreement.py --dtype float32 --json agreement.json
 
-One model, each engine loaded once. First every way of steering (operators and positions), recorded by both engines;
-then one small study on both, its adapters trained once; then the time of recording and writing, in interleaved rounds.
+One model, each engine loaded once. `parts`: a vector, and scores and answers in a few states; `steering`: every
+operator at every position, recorded by both engines; `study`: one small study on both, its adapters trained once;
+`speed`: recording and writing, in interleaved rounds.
 Fails (exit 1) where a cosine is below .999 or a preference differs by more than the tolerance of the number format.
 """
 
@@ -27,6 +28,7 @@ import llm_persona as lp
 from llm_persona.analysis.vectors import cosines
 from llm_persona.domain.condition import BASE, Condition, Steer
 from llm_persona.domain.config import StudyConfig
+from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies import lab
 from llm_persona.studies.study import run_study
 
@@ -46,6 +48,8 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="float32", choices=list(TOLERANCE))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--items", type=int, default=6, help="of parts and steering")
+    parser.add_argument("--steps", nargs="*", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     # each engine is loaded once, also by the study
@@ -53,14 +57,12 @@ def main() -> int:
     subjects = {e: load(given.model, dtype=given.dtype, device="auto", engine=e) for e in ENGINES}
     say("both engines are loaded")
     found: dict[str, Any] = {"model": given.model, "dtype": given.dtype, "identity": subjects["vllm"].identity}
-    found["steering"] = compare_steering(subjects)
-    with tempfile.TemporaryDirectory() as place:
-        found["study"] = compare_studies(Path(place), given.model, given.dtype)
-    found["seconds"] = time_both(subjects, given.rounds)
-    found["faults"] = faults(found, TOLERANCE[given.dtype])
+    for step in given.steps:
+        found[step] = STEPS[step](subjects, given)
+        found["faults"] = faults(found, TOLERANCE[given.dtype])
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if found["faults"] else 0
 
 
@@ -82,10 +84,57 @@ def ways(vector: Any, layer: int) -> Iterator[Condition]:
             yield Condition(steer.label, steers=(steer,))
 
 
-def compare_steering(subjects: dict[str, Any]) -> list[dict[str, Any]]:
+def compare_parts(subjects: dict[str, Any], given: Any) -> dict[str, Any]:
+    """A vector fitted on both engines, and what is asked in a few states: base, steered, with an adapter."""
+    items = lp.load_items("openness")
+    rows = lp.labelled(items.split("fit")[: given.items])
+    vectors = [lp.fit(lp.record(subjects[e], rows)) for e in ENGINES]
+    found: dict[str, Any] = {"vector_cosine": float(cosines(*vectors).min()), "n_items": given.items, "states": {}}
+    say(str(found))
+    layer = vectors[0].n_layers // 2
+    asked, prompts = items.split("test")[: given.items // 2], [i.prompt for i in items.split("test")[-4:]]
+    with tempfile.TemporaryDirectory() as place:
+        states = [
+            BASE,
+            Condition("steered +0.2", steers=(Steer(vectors[0], layer, dose=0.2),)),
+            Condition("adapter", adapter=random_adapter(subjects["transformers"], Path(place))),
+        ]
+        for state in states:
+            found["states"][state.name] = row = {}
+            answers = []
+            for mode in ("likelihood", "choice"):
+                preferences = []
+                for subject in subjects.values():
+                    with subject.under(state):
+                        measured = TraitBenchmark(asked, mode).measure(subject)
+                    preferences.append([r["preference"] for r in measured.rows])
+                row[mode] = {"preferences": preferences, "difference": float(np.ptp(preferences, axis=0).max())}
+            for subject in subjects.values():
+                with subject.under(state):
+                    answers.append([a.text for a in lp.generate(subject, prompts, 12)])
+            row["same_answers"] = f"{sum(a == b for a, b in zip(*answers, strict=True))} of {len(prompts)}"
+            row["answers"] = answers
+            say(f"{state.name}: {row}")
+    return found
+
+
+def random_adapter(subject: Any, folder: Path) -> str:
+    """A LoRA adapter of random weights: nothing that it does can be missed."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    settings = LoraConfig(r=8, lora_alpha=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    wrapped = get_peft_model(subject.model, settings)
+    wrapped.save_pretrained(folder)
+    wrapped.unload()
+    return str(folder)
+
+
+def compare_steering(subjects: dict[str, Any], given: Any) -> list[dict[str, Any]]:
     """Recorded by both engines in every state: the least cosine of a row at any layer, and the largest difference as a
     share of the layer's norm. `moved` is the same share between steered and base: how much there was to agree about."""
-    rows = lp.labelled(lp.load_items("openness").split("fit")[:6])
+    rows = lp.labelled(lp.load_items("openness").split("fit")[: max(2, given.items // 3)])
     base = {e: lp.record(s, rows).values for e, s in subjects.items()}
     vector = lp.fit(lp.record(subjects["transformers"], rows))
     layer = vector.n_layers // 2
@@ -117,8 +166,13 @@ def share(one: np.ndarray, other: np.ndarray) -> float:
     return float((np.linalg.norm(one - other, axis=-1) / np.linalg.norm(one, axis=-1)).max())
 
 
-def compare_studies(place: Path, model: str, dtype: str) -> dict[str, Any]:
+def compare_studies(subjects: dict[str, Any], given: Any) -> dict[str, Any]:
     """The same study on both engines: vectors by layer, and every item's preference under every condition."""
+    with tempfile.TemporaryDirectory() as place:
+        return _studies(Path(place), given.model, given.dtype)
+
+
+def _studies(place: Path, model: str, dtype: str) -> dict[str, Any]:
     folders, results = {}, {}
     for engine in ENGINES:
         folders[engine] = place / engine
@@ -164,7 +218,7 @@ def places(trait: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"steered {point['dose']:+g} at {point['layer']}", point
 
 
-def time_both(subjects: dict[str, Any], rounds: int) -> dict[str, Any]:
+def time_both(subjects: dict[str, Any], given: Any) -> dict[str, Any]:
     """Median seconds of recording labelled items and of writing answers, and vLLM's speed in units of transformers'."""
     items = lp.load_items("openness").split("fit")
     work = {
@@ -174,7 +228,7 @@ def time_both(subjects: dict[str, Any], rounds: int) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, job in work.items():
         seconds: dict[str, list[float]] = {e: [] for e in ENGINES}
-        for number in range(rounds):
+        for number in range(given.rounds):
             for engine in ENGINES if number % 2 else reversed(ENGINES):
                 started = time.perf_counter()
                 job(subjects[engine], number)
@@ -188,16 +242,23 @@ def time_both(subjects: dict[str, Any], rounds: int) -> dict[str, Any]:
 
 def faults(found: dict[str, Any], tolerance: float) -> list[str]:
     """Where the engines disagree by more than is stated."""
-    said = [f"{row['state']}: cosine {row['cosine']}" for row in found["steering"] if row["cosine"] < LEAST_COSINE]
-    study = found["study"]
-    if study["vector_cosine"] < LEAST_COSINE:
-        said.append(f"vector: cosine {study['vector_cosine']}")
-    return said + [
-        f"{name}: an item's preference differs by {row['preference_difference']}"
-        for name, row in study["conditions"].items()
-        if row["preference_difference"] > tolerance
-    ]
+    said = []
+    for row in found.get("steering", []):
+        if row["cosine"] < LEAST_COSINE:
+            said.append(f"{row['state']}: cosine {row['cosine']}")
+    for part in ("parts", "study"):
+        if part in found and found[part]["vector_cosine"] < LEAST_COSINE:
+            said.append(f"{part}: the vector's cosine is {found[part]['vector_cosine']}")
+    gaps = {
+        f"{name}, {mode}": row[mode]["difference"]
+        for name, row in found.get("parts", {}).get("states", {}).items()
+        for mode in ("likelihood", "choice")
+    }
+    gaps |= {n: row["preference_difference"] for n, row in found.get("study", {}).get("conditions", {}).items()}
+    return said + [f"{n}: an item's preference differs by {gap}" for n, gap in gaps.items() if gap > tolerance]
 
+
+STEPS = {"parts": compare_parts, "steering": compare_steering, "study": compare_studies, "speed": time_both}
 
 if __name__ == "__main__":
     sys.exit(main())
