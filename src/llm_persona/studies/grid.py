@@ -83,7 +83,7 @@ def make(piece: StudyPiece) -> int:
             f"--out {piece.folder}: a worker does not see this folder; put the run on storage that every node shares"
         )
     stages = Stages(piece.folder / "stages")
-    lab = Lab(piece.config.model, piece.config.dtype, piece.config.device, stages)
+    lab = Lab(piece.config.model, piece.config.dtype, piece.config.device, stages, piece.config.engine)
     if piece.step == "own":
         _own(open_trait(lab, piece.config, piece.trait), piece.folder)
     else:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from llm_persona.domain.condition import BASE, Condition
+from llm_persona.domain.config import Engine
 from llm_persona.domain.measurement import Measurement
 from llm_persona.instruments.samples import Samples
 from llm_persona.studies.stages import Stages
@@ -29,18 +30,32 @@ class Instrument(Protocol):
 class Lab:
     """A subject that is loaded only when something has to be measured, and the store of what was."""
 
-    def __init__(self, model: str, dtype: str, device: str, stages: Stages) -> None:
-        self.identity = identify(model, dtype, device)
+    def __init__(self, model: str, dtype: str, device: str, stages: Stages, engine: Engine = "transformers") -> None:
+        self.identity = identify(model, dtype, device, engine)
         self.stages = stages
         self._arguments = (model, dtype, device)
+        self._engine = engine
         self._subject: Subject | None = None
 
     def subject(self) -> Subject:
         """The subject, loaded at the first call."""
         if self._subject is None:
             model, dtype, device = self._arguments
-            self._subject = load_subject(model, dtype=dtype, device=device)
+            self._subject = load_subject(model, dtype=dtype, device=device, engine=self._engine)
         return self._subject
+
+    @property
+    def training_identity(self) -> dict[str, str]:
+        """What decides a training: the subject, whatever engine measures it."""
+        return {name: value for name, value in self.identity.items() if name != "engine"}
+
+    def trainer(self) -> Subject:
+        """The subject to train an adapter on: transformers' own, loaded for the occasion where another engine runs it
+        (vLLM does not train)."""
+        if self._engine == "transformers":
+            return self.subject()
+        model, dtype, device = self._arguments
+        return load_subject(model, dtype=dtype, device=device)
 
     def measure(self, name: str, condition: Condition, instrument: Instrument) -> Measurement:
         """The measurement, from the store if it is there."""

@@ -124,7 +124,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
         for name in ("results.json", "report.html", "manifest.json", FILE):  # those of other settings
             (folder / name).unlink(missing_ok=True)
     write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))
-    lab = Lab(config.model, config.dtype, config.device, stages)
+    lab = Lab(config.model, config.dtype, config.device, stages, config.engine)
     studies = [open_trait(lab, config, name) for name in config.traits]
 
     def phase(work: Callable[[TraitStudy], None]) -> None:

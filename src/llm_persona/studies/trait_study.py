@@ -317,11 +317,11 @@ class TraitStudy:
             out = folder / f"{self.name}-{pole}"
             data = from_items(self.fit_items[: self.config.tuning_prompts], pole)
             recipe = replace(PERSONA, epochs=self.config.epochs)
-            key = training_key(self.lab.identity, data, recipe, self.config.seed)
+            key = training_key(self.lab.training_identity, data, recipe, self.config.seed)
 
             def train(out: Path = out, data: Any = data, recipe: Recipe = recipe, pole: str = pole) -> Any:
                 note = f"Trained to the {pole} pole of {self.name}."
-                done = finetune(self.lab.subject(), data, out, recipe, self.config.seed, note, overwrite=True)
+                done = finetune(self.lab.trainer(), data, out, recipe, self.config.seed, note, overwrite=True)
                 skipped = len(done.skipped)
                 return {"examples": done.examples, "skipped": skipped, "steps": done.steps, "losses": done.losses}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import singledispatch
 from pathlib import Path
 
 import torch
@@ -50,6 +51,7 @@ def check_adapter(folder: str | Path) -> Path:
     return path
 
 
+@singledispatch
 @contextmanager
 def adapted(subject: Subject, folder: str | Path) -> Iterator[Subject]:
     """The subject with the adapter of a PEFT folder; the very same base weights afterwards.

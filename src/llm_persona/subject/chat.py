@@ -147,8 +147,7 @@ def _closing(subject: Subject, rest: list[int]) -> tuple[int, ...]:
 def end_tokens(subject: Subject) -> set[int]:
     """Ids that end a turn: the tokenizer's, and those of the model's generation settings."""
     found: set[int] = set()
-    settings = getattr(subject.model, "generation_config", None)
-    for value in (subject.tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)):
+    for value in (subject.tokenizer.eos_token_id, subject.generation_end):
         if isinstance(value, int):
             found.add(value)
         elif value is not None:

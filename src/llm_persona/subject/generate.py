@@ -91,15 +91,7 @@ def _(
 ) -> list[Answer]:
     check_request(prompts, max_new_tokens, temperature)
     rendered = [render_prompt(subject, prompt, system) for prompt in prompts]
-    room = subject.max_length - max_new_tokens
-    order = sorted((i for i in range(len(prompts)) if len(rendered[i]) <= room), key=lambda i: len(rendered[i]))
-    if not order:
-        raise UserError(
-            f"a prompt of {min(map(len, rendered))} tokens and {max_new_tokens} new ones exceed the model's "
-            f"{subject.max_length}; shorten them"
-        )
-    beyond = f"{BEYOND} of {subject.max_length} tokens, {max_new_tokens} new ones included"
-    answers = {i: Answer(prompts[i], "", 0, False, beyond) for i in range(len(prompts)) if len(rendered[i]) > room}
+    order, answers = plan_answers(subject, prompts, rendered, max_new_tokens)
     if progress is not None and answers:
         progress(len(answers))
     ends = end_tokens(subject)
@@ -108,10 +100,7 @@ def _(
         subject.current_rows = list(chosen)
         found = _run(subject, [rendered[i] for i in chosen], max_new_tokens, temperature, ends, use_cache)
         for index, ids in zip(chosen, found, strict=True):
-            stop = next((n for n, token in enumerate(ids) if token in ends), None)
-            own = ids if stop is None else ids[:stop]
-            text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
-            answers[index] = Answer(prompts[index], text, len(own), stop is not None)
+            answers[index] = read_answer(subject, prompts[index], ids, ends)
         if progress is not None:
             progress(len(chosen))
 
@@ -123,6 +112,34 @@ def _(
     finally:
         subject.current_rows = None
     return [answers[i] for i in range(len(prompts))]
+
+
+def plan_answers(
+    subject: Subject, prompts: Sequence[str], rendered: Sequence[list[int]], max_new_tokens: int
+) -> tuple[list[int], dict[int, Answer]]:
+    """Numbers of the prompts that fit the subject's length with their answer, shortest first, and the failed answers of
+    those that do not.
+
+    Raises:
+        UserError: none fits.
+    """
+    room = subject.max_length - max_new_tokens
+    order = sorted((i for i in range(len(prompts)) if len(rendered[i]) <= room), key=lambda i: len(rendered[i]))
+    if not order:
+        raise UserError(
+            f"a prompt of {min(map(len, rendered))} tokens and {max_new_tokens} new ones exceed the model's "
+            f"{subject.max_length}; shorten them"
+        )
+    beyond = f"{BEYOND} of {subject.max_length} tokens, {max_new_tokens} new ones included"
+    return order, {i: Answer(prompts[i], "", 0, False, beyond) for i in range(len(prompts)) if len(rendered[i]) > room}
+
+
+def read_answer(subject: Subject, prompt: str, ids: Sequence[int], ends: set[int]) -> Answer:
+    """The answer that generated tokens hold, up to the first that ends a turn."""
+    stop = next((n for n, token in enumerate(ids) if token in ends), None)
+    own = list(ids) if stop is None else list(ids[:stop])
+    text = subject.tokenizer.decode(own, skip_special_tokens=True).strip()
+    return Answer(prompt, text, len(own), stop is not None)
 
 
 def _refuse_nan(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

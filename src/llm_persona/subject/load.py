@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from llm_persona.domain.condition import Condition
+from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.inside import inside
 from llm_persona.domain.store import file_digest, read_json
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
 from llm_persona.subject.file_digests import file_digests
 from llm_persona.subject.hub_files import check_hub_files, hub_snapshot
-from llm_persona.subject.placement import choose_dtype, input_device, is_quantised, place_of
+from llm_persona.subject.placement import SPREAD, choose_dtype, input_device, is_quantised, place_of
 from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -84,6 +85,11 @@ class Subject:
         return int(getattr(_text_config(self.model), "max_position_embeddings", 0) or 1 << 20)
 
     @property
+    def generation_end(self) -> int | list[int] | None:
+        """End tokens by the model's generation settings."""
+        return getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+
+    @property
     def window(self) -> int | None:
         """Attention window in tokens where the architecture has one (packing would lose it in longer sequences)."""
         config = _text_config(self.model)
@@ -128,6 +134,7 @@ def load_subject(
     device: str | dict[str, Any] = "auto",
     trust_remote_code: bool = False,
     blocks: str | None = None,
+    engine: Engine = "transformers",
 ) -> Subject:
     """Load a subject.
 
@@ -140,11 +147,18 @@ def load_subject(
             of module names to devices, "disk" among them). Quantised models are loaded where they stay.
         blocks: path of the list of decoder blocks in the model, e.g. `model.layers`, where it is not found by itself
             (default: the environment variable LLM_PERSONA_BLOCKS).
+        engine: what runs it; `vllm` needs the extra of that name (docs/how-to/vllm.md).
 
     Raises:
         UserError: no such model, a folder that is none, an unknown dtype or device, or an architecture
             whose blocks cannot be found.
     """
+    if engine == "vllm":
+        from llm_persona.subject.engines.vllm_load import load_vllm
+
+        if not isinstance(device, str) or device in SPREAD or blocks is not None:
+            raise UserError("--engine vllm spreads the model by itself: give a plain --device, and no blocks")
+        return load_vllm(model, adapter, dtype, device)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -152,7 +166,7 @@ def load_subject(
     logging.set_verbosity_error()
     where, spread = place_of(device)
     kind = choose_dtype(dtype, where)
-    source, extra, revision = _locate(model)
+    source, extra, revision = locate(model)
     of_hub = not revision
     if of_hub:
         _check_hub(model)
@@ -206,9 +220,11 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", b
     return subject
 
 
-def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto") -> dict[str, str]:
+def identify(
+    model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto", engine: Engine = "transformers"
+) -> dict[str, str]:
     """What `Subject.identity` will be, without loading the weights: the key of everything measured on it."""
-    source, extra, revision = _locate(model)
+    source, extra, revision = locate(model)
     if not revision:
         from transformers import AutoConfig
 
@@ -219,7 +235,12 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
             raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
     place, _ = place_of(device)
     kind = str(choose_dtype(dtype, place)).removeprefix("torch.")
-    return {"model": model, "revision": revision, "dtype": kind, "device": place.type}
+    found = {"model": model, "revision": revision, "dtype": kind, "device": place.type}
+    if engine == "vllm":
+        from llm_persona.subject.engines.vllm_load import engine_version
+
+        found["engine"] = engine_version()  # its kernels decide numbers too
+    return found
 
 
 def family_of(model: str) -> str | None:
@@ -227,13 +248,13 @@ def family_of(model: str) -> str | None:
     from transformers import AutoConfig
 
     try:
-        source, extra, _ = _locate(model)
+        source, extra, _ = locate(model)
         return str(AutoConfig.from_pretrained(source, **extra).model_type)  # nosec B615
     except (UserError, OSError, ValueError):
         return None
 
 
-def _locate(model: str) -> tuple[str, dict[str, Any], str]:
+def locate(model: str) -> tuple[str, dict[str, Any], str]:
     """(source for transformers, further arguments, revision known before loading)."""
     if model == DEFAULT_MODEL:
         folder = smollm2_folder()

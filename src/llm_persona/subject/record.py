@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import singledispatch
 from typing import Any, Literal
 
 import numpy as np
@@ -83,17 +84,33 @@ def record_positions(
     values = {position: room((len(rows), subject.n_layers, subject.hidden_size)) for position in wanted}
     for part in _parts(rows):
 
-        def keep(packed: Packed, first: int = part.start) -> None:
-            weights = torch.stack([_weights(packed, position) for position in wanted])
-            places = [first + span[1] for span in packed.spans]
-            for position, pooled in zip(wanted, _pooled_forward(subject, packed, weights), strict=True):
-                values[position][places] = pooled
+        def keep(numbers: Sequence[int], pooled: np.ndarray, first: int = part.start) -> None:
+            places = [first + number for number in numbers]
+            for position, found in zip(wanted, pooled, strict=True):
+                values[position][places] = found
             if progress is not None:
-                progress(len(packed.spans))
+                progress(len(numbers))
 
-        in_batches(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], keep)
+        read_pooled(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], wanted, keep)
     poles, groups = [r.pole for r in rows], [r.group for r in rows]
     return {position: Activations(found, poles, groups, left) for position, found in values.items()}
+
+
+@singledispatch
+def read_pooled(
+    subject: Subject,
+    rows: Sequence[Row],
+    positions: Sequence[Position],
+    keep: Callable[[Sequence[int], np.ndarray], None],
+) -> None:
+    """Read every row, in whatever order the engine likes; `keep` is given the numbers of the rows that were read
+    together, and their float32 activations [positions, rows, layers, hidden], averaged over each position's tokens."""
+
+    def pool(packed: Packed) -> None:
+        weights = torch.stack([_weights(packed, position) for position in positions])
+        keep([span[1] for span in packed.spans], _pooled_forward(subject, packed, weights))
+
+    in_batches(subject, rows, pool)
 
 
 def beyond_context(subject: Subject, rows: Sequence[Response]) -> tuple[LeftOut, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import singledispatch
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class KeptBlocks:
             self._bytes += size
 
 
+@singledispatch
 @contextmanager
 def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) -> Iterator[None]:
     """Compute blocks 0..layer once per packed batch; later conditions start from the kept output.

@@ -52,6 +52,7 @@ def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | N
     return found
 
 
+@singledispatch
 @torch.no_grad()
 def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tokens: Sequence[int]) -> np.ndarray:
     """Probability of each of `tokens` right after each prompt (token ids).

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def steering(
         yield count
 
 
+@singledispatch
 @contextmanager
 def steered_by(subject: Subject, steer: Steer) -> Iterator[SteeringCount]:
     """Steer as a condition's entry says."""
@@ -70,6 +72,7 @@ def steered_by(subject: Subject, steer: Steer) -> Iterator[SteeringCount]:
         yield count
 
 
+@singledispatch
 @contextmanager
 def steering_rows(
     subject: Subject, vectors: Sequence[PersonaVector], layer: int, doses: Sequence[float]
@@ -79,7 +82,7 @@ def steering_rows(
     Row i of the prompts gets vector i at dose i, however `generate` batches them. Only for generation.
     """
     pairs = zip(vectors, doses, strict=True)
-    deltas = torch.stack([_delta(subject, vector, layer, None, dose) for vector, dose in pairs])
+    deltas = torch.stack([delta_of(subject, vector, layer, None, dose) for vector, dose in pairs])
 
     def chosen(hidden: torch.Tensor) -> torch.Tensor:
         if subject.current_rows is None or len(subject.current_rows) != hidden.shape[0]:
@@ -90,17 +93,18 @@ def steering_rows(
         yield count
 
 
-def _check(subject: Subject, vector: PersonaVector, layer: int) -> None:
+def check_vector(subject: Subject, vector: PersonaVector, layer: int) -> None:
+    """The vector fits the subject, and the layer is one of its."""
     vector.check(subject.n_layers, subject.hidden_size, subject.name)
     if not 0 <= layer < subject.n_layers:
         raise UserError(f"layer {layer}: the subject has layers 0 to {subject.n_layers - 1}")
 
 
-def _delta(
+def delta_of(
     subject: Subject, vector: PersonaVector, layer: int, coefficient: float | None, dose: float | None
 ) -> torch.Tensor:
     """What is added at `layer`, [hidden], on the subject's device and in its dtype."""
-    _check(subject, vector, layer)
+    check_vector(subject, vector, layer)
     if (coefficient is None) == (dose is None):
         raise UserError("steering: give a coefficient or a dose, one of the two")
     amount = float(coefficient) if coefficient is not None else vector.coefficient_for(float(dose or 0.0), layer)
@@ -111,9 +115,9 @@ def _delta(
 
 def _change(subject: Subject, steer: Steer) -> Change:
     if steer.operator == "add":
-        delta = _delta(subject, steer.vector, steer.layer, steer.coefficient, steer.dose)
+        delta = delta_of(subject, steer.vector, steer.layer, steer.coefficient, steer.dose)
         return lambda _hidden: delta
-    _check(subject, steer.vector, steer.layer)
+    check_vector(subject, steer.vector, steer.layer)
     unit = torch.from_numpy(steer.vector.unit(steer.layer).astype(np.float32)).to(subject.device)
     low = -np.inf if steer.operator == "cap" and steer.floor is None else steer.floor
     high = np.inf if steer.operator == "cap" and steer.ceiling is None else steer.ceiling
@@ -155,5 +159,14 @@ def _changing(subject: Subject, layer: int, change: Change, positions: str) -> I
         finally:
             handle.remove()
             subject.steering_layers.remove(layer)
+    refuse_untouched(count)
+
+
+def refuse_untouched(count: SteeringCount) -> None:
+    """A steering context that touched nothing was a mistake.
+
+    Raises:
+        UserError: no token was touched.
+    """
     if count.tokens == 0:
         raise UserError("steering touched no token: nothing was read or generated inside the context")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from llm_persona.subject.load import Subject
 from llm_persona.subject.reading import reading
 
 
+@singledispatch
 @torch.no_grad()
 def read_tokens(subject: Subject, ids: Sequence[int], start: int, vectors: Sequence[PersonaVector]) -> np.ndarray:
     """Projection <h_l, v_l / norm(v_l)> of the last prompt token and of each token of the answer.

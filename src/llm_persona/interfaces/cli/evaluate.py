@@ -15,6 +15,7 @@ from llm_persona.interfaces.cli.options import (
     api_options,
     conditions_from,
     conditions_options,
+    engine_option,
     json_option,
     output_checked,
     read_item_set,
@@ -47,13 +48,15 @@ from llm_persona.interfaces.cli.options import (
 @seed_option
 @conditions_options
 @subjects_options
+@engine_option
 @api_options
 @executor_options
 @json_option
 def evaluate(
     traits: tuple[str, ...], items: str, split: str, mode: Any, template: str, form: str, paraphrase: bool,
     reliability: bool, rescore: str | None, api_records: bool, limit: int | None, allow_overlap: bool,
-    figure: str | None, seed: int, models: tuple[str, ...], dtype: str, device: str, json_path: str | None, **rest: Any,
+    figure: str | None, seed: int, models: tuple[str, ...], dtype: str, device: str, engine: str,
+    json_path: str | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Measure traits with TRAIT items: the share of items whose preferred option is a high one.
 
@@ -89,7 +92,9 @@ def evaluate(
                 raise UserError(
                     f"--executor ray: {model} is behind an API, which no worker loads; leave --executor out"
                 )
-            subject: Any = api.load(model, dtype, device) if executor is None else None
+            if executor is not None and engine != "transformers":
+                raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
+            subject: Any = api.load(model, dtype, device, engine) if executor is None else None
             _announce(subject, sets, plan, api, arguments)
             for state in states:
                 name = next(iter(state.values())).name

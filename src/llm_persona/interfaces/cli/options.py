@@ -57,6 +57,13 @@ def _subject_options(several: bool) -> Decorator:
     )
 
 
+engine_option = click.option(
+    "--engine",
+    default="transformers",
+    show_default=True,
+    type=click.Choice(["transformers", "vllm"]),
+    help="What runs the model; vllm needs the extra of that name.",
+)
 subject_options = _subject_options(several=False)
 subjects_options = _subject_options(several=True)
 call_options = chain(
@@ -239,7 +246,7 @@ def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -
             )
 
 
-def load_model(model: str, dtype: str, device: str) -> Subject:
+def load_model(model: str, dtype: str, device: str, engine: Any = "transformers") -> Subject:
     """Load the subject behind a status line.
 
     Raises:
@@ -253,7 +260,7 @@ def load_model(model: str, dtype: str, device: str) -> Subject:
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
-        subject = load_subject(model, dtype=dtype, device=device)
+        subject = load_subject(model, dtype=dtype, device=device, engine=engine)
     for note in makeshifts(subject):
         click.echo(f"llm-persona: note: {note}", err=True)
     return subject
@@ -289,10 +296,18 @@ class ApiArguments:
         """Whether the model is behind an API."""
         return self.base_url is not None or model.startswith("openai:")
 
-    def load(self, model: str, dtype: str, device: str) -> Any:
-        """The subject: here, or behind an API where `--base-url` or the prefix `openai:` says so."""
+    def load(self, model: str, dtype: str, device: str, engine: Any = "transformers") -> Any:
+        """The subject: here, or behind an API where `--base-url` or the prefix `openai:` says so.
+
+        Raises:
+            UserError: an engine is named for a model behind an API.
+        """
+        from llm_persona.domain.errors import UserError
+
         if not self.remote(model):
-            return load_model(model, dtype, device)
+            return load_model(model, dtype, device, engine)
+        if engine != "transformers":
+            raise UserError(f"--engine {engine}: {model} is behind an API, which runs it; leave --engine out")
         from llm_persona.subject.remote.api_subject import connect
         from llm_persona.subject.remote.caller import Limits
 

@@ -23,6 +23,7 @@ from llm_persona.interfaces.cli.options import json_option, optional_judge_optio
 @click.option("--out", type=click.Path(), help="Run folder (default: runs/PRESET).")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Number format.")
 @click.option("--device", help="auto, cpu, cuda, ...")
+@click.option("--engine", type=click.Choice(["transformers", "vllm"]), help="What runs the model (vllm: the extra).")
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, (1 << 32) - 1), help="Several (repeatable) give "
               "a run folder each.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=2), help="At most N test items per trait.")

@@ -9,6 +9,7 @@ import click
 
 from llm_persona.interfaces.cli.executor import executor_from, executor_options
 from llm_persona.interfaces.cli.options import (
+    engine_option,
     json_option,
     load_model,
     output_checked,
@@ -35,12 +36,13 @@ from llm_persona.interfaces.cli.options import (
               "how well each form tells them apart.")  # fmt: skip
 @click.option("--export", "export_path", type=click.Path(dir_okay=False), help="Write the file without flagged rows.")
 @subject_options
+@engine_option
 @executor_options
 @json_option
 def screen(
     data: str, vector: str, layer: str, flag_at: float, direction: Any, full_rows: int | None, max_new_tokens: int,
-    labels: str | None, export_path: str | None, model: str, dtype: str, device: str, json_path: str | None,
-    **cluster: Any,
+    labels: str | None, export_path: str | None, model: str, dtype: str, device: str, engine: str,
+    json_path: str | None, **cluster: Any,
 ) -> None:  # fmt: skip
     """Screen chat data before fine-tuning on it: which answers lie how far from the model's own along a vector.
 
@@ -63,9 +65,11 @@ def screen(
         full = plan.full(found.usable)
         said = f"{found.usable} rows, {full} of them against the model's own answer"
         if executor is None:
-            subject = load_model(model, dtype, device)
+            subject = load_model(model, dtype, device, engine)
             with counting(said, found.usable) as step:
                 result = run_screen(subject, found, loaded, chosen, plan, step)
+        elif engine != "transformers":
+            raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
         else:
             with counting(said, found.usable) as step:
                 result = screen_by(executor, model, found, loaded, chosen, plan, dtype, device, step)

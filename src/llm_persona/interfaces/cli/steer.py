@@ -9,6 +9,7 @@ import click
 from llm_persona.interfaces.cli.options import (
     condition_from,
     condition_options,
+    engine_option,
     json_option,
     load_model,
     output_checked,
@@ -29,10 +30,11 @@ from llm_persona.interfaces.cli.options import (
 @seed_option
 @condition_options
 @subject_options
+@engine_option
 @json_option
 def steer(
     prompts: tuple[str, ...], trait: str | None, max_new_tokens: int, temperature: float, compare: bool, seed: int,
-    model: str, dtype: str, device: str, json_path: str | None, **rest: Any,
+    model: str, dtype: str, device: str, engine: str, json_path: str | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Generate under a condition (vectors, instruction, adapter), or chat with the model in it."""
     from llm_persona.domain.condition import BASE
@@ -45,7 +47,7 @@ def steer(
     if any(not p.strip() for p in prompts):
         raise UserError("--prompt is empty; give a text")
     with output_checked(json_path):
-        subject = load_model(model, dtype, device)
+        subject = load_model(model, dtype, device, engine)
     for item in condition.steers:  # before anything is generated
         item.vector.check(subject.n_layers, subject.hidden_size, subject.name)
 

@@ -9,6 +9,7 @@ import click
 from llm_persona.interfaces.cli.executor import executor_options
 from llm_persona.interfaces.cli.extraction_grid import over_models_traits_sources
 from llm_persona.interfaces.cli.options import (
+    engine_option,
     json_option,
     load_model,
     optional_judge_options,
@@ -61,6 +62,7 @@ def vectors() -> None:
 @optional_judge_options
 @seed_option
 @subjects_options
+@engine_option
 @executor_options
 @json_option
 @over_models_traits_sources
@@ -69,7 +71,7 @@ def extract(
     temperature: float | None, max_new_tokens: int, keep: Any, judge_trait: float, judge_coherence: float,
     high_adapter: str | None, low_adapter: str | None, against: tuple[str, ...], sweep_layers: int, limit: int | None,
     out: str, judge: str | None, judge_text: bool, base_url: str | None, concurrency: int, max_calls: int | None,
-    seed: int, model: str, dtype: str, device: str, json_path: str | None,
+    seed: int, model: str, dtype: str, device: str, engine: str, json_path: str | None,
 ) -> None:  # fmt: skip
     """Fit a vector on the fit split, choose its layer on select, judge it on test."""
     from llm_persona.analysis.vectors import PersonaVector
@@ -106,7 +108,7 @@ def extract(
     loaded_others = [PersonaVector.load(path) for path in against]
     others = {str(v.meta.get("trait", path)): v for v, path in zip(loaded_others, against, strict=True)}
     with output_checked(out, json_path):
-        subject = load_model(model, dtype, device)
+        subject = load_model(model, dtype, device, engine)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
     with status("making the contrast"):

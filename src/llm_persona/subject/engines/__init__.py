@@ -1,0 +1,1 @@
+"""Engines besides transformers that run a subject."""
