@@ -19,6 +19,7 @@ from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import room
 from llm_persona.subject.packing import BEYOND, Packed, Row, in_batches, readable
 from llm_persona.subject.reading import reading
+from llm_persona.subject.stopping import stopping_after
 
 Position = Literal["response_mean", "prompt_last", "prompt_mean"]
 POSITIONS: tuple[Position, ...] = ("response_mean", "prompt_last", "prompt_mean")
@@ -32,6 +33,7 @@ def record(
     rows: Sequence[Response],
     position: Position = "response_mean",
     progress: Callable[[int], None] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Activations:
     """Record each row's activation at every layer, in the state the subject is in.
 
@@ -41,16 +43,24 @@ def record(
     A row that is longer than the subject's context is left out, with a warning, and so are the rows of either pole to
     the same question, so that the poles stay balanced: `left_out` lists them.
 
+    Args:
+        layers: which ones to record (None: all). The forward ends after the highest of them.
+
     Returns:
-        Activations, `values` float32 [rows, layers, hidden], in the rows' order; beyond 64 MiB they lie in a file.
+        Activations, `values` float32 [rows, layers, hidden], in the rows' order and that of `layers`; beyond 64 MiB
+        they lie in a file.
 
     Raises:
-        UserError: no rows, an unknown position, or a row that cannot be rendered. TooLong: no row is left.
+        UserError: no rows, an unknown position, a layer that the subject does not have, or a row that cannot be
+            rendered. TooLong: no row is left.
     """
     if not rows:
         raise UserError("nothing to record: no rows were given")
     if position not in POSITIONS:
         raise UserError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
+    asked = list(range(subject.n_layers)) if layers is None else list(layers)
+    if not asked or not all(0 <= layer < subject.n_layers for layer in asked):
+        raise UserError(f"layers {asked}: give some of the subject's layers 0 to {subject.n_layers - 1}")
     left = beyond_context(subject, rows)
     if left:
         missing = {entry.row for entry in left}
@@ -59,11 +69,11 @@ def record(
         if not rows:
             raise TooLong(f"{said}; shorten them, or take a model that reads more")
         warnings.warn(said, Shortfall, stacklevel=3)  # past the decorator
-    values = room((len(rows), subject.n_layers, subject.hidden_size))
+    values = room((len(rows), len(asked), subject.hidden_size))
     for part in _parts(rows):
 
         def keep(packed: Packed, first: int = part.start) -> None:
-            pooled = _pooled_forward(subject, packed, _weights(packed, position))
+            pooled = _pooled_forward(subject, packed, _weights(packed, position), asked)
             values[[first + span[1] for span in packed.spans]] = pooled
             if progress is not None:
                 progress(len(packed.spans))
@@ -125,7 +135,7 @@ def _branch_start(packed: Packed, number: int) -> int:
     return packed.trunks[sequence]
 
 
-def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> np.ndarray:
+def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, layers: Sequence[int]) -> np.ndarray:
     sequences = torch.tensor([span[0] for span in packed.spans], device=weights.device)
     pooled: dict[int, torch.Tensor] = {}
 
@@ -137,11 +147,11 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> 
 
         return hook
 
-    handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
+    handles = [subject.blocks[layer].register_forward_hook(hook_for(layer)) for layer in dict.fromkeys(layers)]
     try:
-        with reading(subject, packed.responses):
+        with reading(subject, packed.responses), stopping_after(subject, max(layers)):
             subject.decoder(**packed.inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([pooled[layer].cpu() for layer in range(subject.n_layers)], dim=1).numpy()
+    return torch.stack([pooled[layer].cpu() for layer in layers], dim=1).numpy()
