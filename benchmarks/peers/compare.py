@@ -43,7 +43,7 @@ class Worker:
         self.process = subprocess.Popen(
             [python, str(script), str(folder), model, *given],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip
         self.name = name
         self._line()
