@@ -28,6 +28,8 @@ READING = {"ours": 1.0, "saklas": 1.8, "steering-vectors": 2.5, "repeng": 2.5, "
 """How many times as fast as each ours is asked to be. A second word is an argument of the worker."""
 TRAINING = {"ours": 1.0, "trl": 2.5, "trl bfloat16": 2.5}
 OWN = ("ours", "reference")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""The model lies in a folder: no package has anything to fetch."""
 
 
 class Worker:
@@ -43,7 +45,7 @@ class Worker:
         self.process = subprocess.Popen(
             [python, str(script), str(folder), model, *given],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **OFFLINE},
         )  # fmt: skip
         self.name = name
         self._line()
