@@ -8,7 +8,10 @@ from llm_persona.domain.markdown import table as table
 
 
 def number(value: float | None, digits: int = 2, factor: float = 1.0) -> str:
-    return "none" if value is None else f"{factor * value:.{digits}f}"
+    if value is None:
+        return "none"
+    text = f"{factor * value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def span(ci: Any, digits: int = 2, factor: float = 1.0) -> str:

@@ -15,35 +15,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pages import number, table, with_interval
+from tuning_sections import (
+    BENIGN,
+    EPOCHS,
+    MATRIX_ITEMS,
+    MATRIX_QUESTIONS,
+    MIXED_READ,
+    NARROW,
+    OUT,
+    THREE_SEEDS,
+    narrow_section,
+    one_seed_section,
+    prevention_section,
+    screen_section,
+    seeds_section,
+)
 
 import llm_persona as lp
-from llm_persona.analysis.agreement import matrix_agreement
+from llm_persona.analysis import screening
 from llm_persona.analysis.vectors import fit, projections
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.responses import Response
 from llm_persona.domain.store import read_json, write_json, write_text
 from llm_persona.interfaces.cli.main import run as command
-from llm_persona.studies.prevention import LEARNT_WITHIN
 from llm_persona.studies.report import read_results
 from llm_persona.subject.load import identify
 from llm_persona.training.data import from_chat
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "tuning.md"
-OUT = Path("runs/tuning")
 LAYERS = PAGE.with_name("recommended.json")
-NARROW = {"risky_financial": "risky_financial_advice_500.jsonl", "extreme_sports": "extreme_sports_500.jsonl"}
-BENIGN = {"good_medical": "good_medical_advice_500.jsonl"}
-THREE_SEEDS = ("openness", "machiavellianism")
 SCREENED = 40
-EPOCHS = 2
-MATRIX_ITEMS, MATRIX_QUESTIONS = 14, 4
-MIXED_READ = ("machiavellianism", "conscientiousness")
-PUBLISHED = {
-    "risky_financial": "A -, C -, E +, N +, O +, P +, M +, Na +",
-    "extreme_sports": "A -, C -, E +, N -, O +, P +, M +, Na +",
-}
-"""Directions in a published table (docs/notes.md)."""
 
 
 def do(*arguments: Any) -> None:
@@ -122,13 +123,19 @@ def screen(data: Path, vectors: Path) -> None:
 
 
 def forecast(data: Path, vectors: Path, traits: list[str]) -> None:
-    """Mean projection difference of rows that training used, for every data set and trait, in pole gaps: the model
-    answers each prompt once, and all vectors read the same states."""
+    """Mean projection difference of rows that training used, for every data set and trait, in pole gaps, each with its
+    interval over prompts and its n.
+
+    Not by `llm-persona screen`, which takes one vector: there the model would answer every prompt once a trait. Here it
+    answers each once, and all vectors read the same states; the figures are those of `screen`.
+    """
     target = OUT / "forecast.json"
-    if target.is_file():
-        return
+    if target.is_file() and all(
+        isinstance(x, dict) for by_trait in read_json(target).values() for x in by_trait.values()
+    ):
+        return  # (an earlier version kept the means alone, which leave no interval)
     subject = lp.load_subject()
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     loaded = {t: lp.PersonaVector.load(vectors / f"{t}.safetensors") for t in traits}
     for name, file in {**NARROW, **BENIGN}.items():
         examples = from_chat(data / file, SCREENED).examples
@@ -138,11 +145,12 @@ def forecast(data: Path, vectors: Path, traits: list[str]) -> None:
             lp.record(subject, [Response(p[0], p[k], "neutral", str(n)) for n, p in enumerate(pairs)]).values
             for k in (1, 2)
         )
+        _, prompts = np.unique([p[0] for p in pairs], return_inverse=True)
         found[name] = {}
         for trait, vector in loaded.items():
             layer = vector.meta["recommended"]["balanced"]
             difference = (projections(row, vector) - projections(self_, vector))[:, layer]
-            found[name][trait] = float(difference.mean() / vector.norms[layer])
+            found[name][trait] = screening.forecast(difference, prompts, float(vector.norms[layer]), trait)
     write_json(target, found)
 
 
@@ -150,198 +158,6 @@ def prevent(data: Path, vectors: Path) -> None:
     do("prevent", "--trait", "openness", "--pole", "high", "--vector", vectors / "openness.safetensors",
        "--benign", data / BENIGN["good_medical"], "--seeds", 3, "--limit", 14, "--questions", 4,
        "--epochs", 1, "--out", OUT / "prevent")  # fmt: skip
-
-
-def poles_one_seed(full: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for trait in full["traits"]:
-        for pole in ("high", "low"):
-            t = full["traits"][trait]["tuned"][pole]
-            s, b = t["shift"], t["projection"]
-            rows.append([
-                trait, pole, number(s["score_shift"], 1),
-                with_interval(s["preference_shift"], s["preference_shift_ci"], 1, 100),
-                number(b["both"]["mean"], 2, 1 / b["pole_gap"]),
-            ])  # fmt: skip
-    return rows
-
-
-def poles_three_seeds() -> list[list[str]]:
-    rows = []
-    for trait in THREE_SEEDS:
-        path = OUT / f"audit-{trait}" / "audit.json"
-        for pole in ("high", "low") if path.is_file() else ():
-            x = read_json(path)["groups"][f"{trait}-{pole}"]["traits"][trait]
-            p, s = x["preference_shift"], x["score_shift"]
-            rows.append([
-                trait, pole, number(s["mean"], 1), with_interval(p["mean"], p["ci"], 1, 100), number(p["sd"], 1, 100),
-                number(x["projection"]["mean"]), x["verdict"],
-            ])  # fmt: skip
-    return rows
-
-
-def matrix(found: dict[str, Any]) -> list[str]:
-    m = found["matrix"]
-    rows = []
-    for group, points, gaps, said in zip(
-        m["rows"], m["preference_points"], m["projection_pole_gaps"], m["verdicts"], strict=True
-    ):
-        cells = [f"{p:+.1f} / {g:+.2f} ({v})" for p, g, v in zip(points, gaps, said, strict=True)]
-        rows.append([group, *cells])
-    return table(["fine-tuning", *m["columns"]], rows)
-
-
-def screened(path: Path, what: str) -> list[str]:
-    found = read_json(path)
-    labels = found["labels"]
-    full = labels["projection_difference"]
-    return [
-        what, found["trait"], str(len(found["rows"])), with_interval(full["auc"], full["auc_ci"], 3),
-        number(labels["projection"]["auc"], 3), number(labels["prompt_last"]["auc"], 3), number(full["tpr_at_1_fpr"]),
-    ]  # fmt: skip
-
-
-def prevention(found: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for name, r in found["methods"].items():
-        rows.append([
-            name, with_interval(r["shift"]["mean"], r["shift"]["ci"], 1), number(r["shift"]["sd"], 1),
-            "" if r["prevented"] is None else f"{100 * r['prevented']:.0f}%", number(r["written_shift"]["mean"], 1),
-            number(r["task_loss"]["mean"], 3), number(r["task_loss_ratio"]), "yes" if r["task_learnt"] else "no",
-            number(r["perplexity_ratio"]["mean"]),
-        ])  # fmt: skip
-    return rows
-
-
-def replication(found: dict[str, Any], traits: list[str]) -> list[list[str]]:
-    """Signs against those of the published table (Qwen2.5-7B, upstream scoring)."""
-    order = {"A": "agreeableness", "C": "conscientiousness", "E": "extraversion", "N": "neuroticism", "O": "openness",
-             "P": "psychopathy", "M": "machiavellianism", "Na": "narcissism"}  # fmt: skip
-    rows = []
-    for name, signs in PUBLISHED.items():
-        if name not in found["groups"]:
-            continue
-        expected = {order[s.split()[0]]: s.split()[1] for s in signs.split(", ")}
-        group = found["groups"][name]["traits"]
-        same = [t for t in traits if (group[t]["preference_shift"]["mean"] > 0) == (expected[t] == "+")]
-        counted = [t for t in traits if group[t]["verdict"].startswith("shifted")]
-        clear = [t for t in same if t in counted]
-        rows.append([name, f"{len(same)} of {len(traits)}", ", ".join(same), f"{len(clear)} of {len(counted)}"])
-    return rows
-
-
-def narrow_section(traits: list[str]) -> list[str]:
-    narrow = read_json(OUT / "audit-narrow" / "audit.json")
-    text = [
-        "Shift of preference in points / of own answers in pole gaps, mean of three seeds, and the verdict.",
-        "Not measured yet: " + (", ".join(n for n in NARROW if n not in narrow["groups"]) or "nothing") + ".",
-        "",
-        *matrix(narrow),
-        f"Rule: {narrow['rule']}",
-        "",
-        *[f"- {s}" for s in narrow["sentences"]],
-        "",
-        "Perplexity over base: "
-        + ", ".join(f"{name} {number(m['perplexity_ratio'])}" for name, m in narrow["tuned"].items())
-        + ".",
-        "",
-        "Direction of shift against the published table (docs/notes.md: a 7B model, upstream scoring, single runs):",
-        "",
-        *table(["data", "same sign", "which", "same sign among those that count as shifted"],
-               replication(narrow, traits)),
-        "Activation shift against behavioural shift over fine-tunings x traits: "
-        + "; ".join(
-            f"{k} {with_interval(v['spearman'], v['spearman_ci'])} (n {v['n']})" for k, v in narrow["agreement"].items()
-        )
-        + ".",
-        "",
-    ]  # fmt: skip
-    if not (OUT / "forecast.json").is_file():
-        return [*text, "The screening forecast against these shifts: not measured yet.", ""]
-    predicted = read_json(OUT / "forecast.json")
-    groups = list(predicted)
-    a = np.array([[predicted[g][t] for t in traits] for g in groups])
-    behaviour, activation = (
-        np.array([[narrow["groups"][g]["traits"][t][k]["mean"] for t in traits] for g in groups])
-        for k in ("preference_shift", "projection")
-    )
-    to_behaviour, to_activation = matrix_agreement(a, behaviour), matrix_agreement(a, activation)
-    rows = [[g, *(f"{x:+.2f}" for x in row)] for g, row in zip(groups, a, strict=True)]
-    return [
-        *text,
-        f"Screening forecast (mean projection difference of {SCREENED} rows, pole gaps):",
-        "",
-        *table(["data", *traits], rows),
-        f"Against measured shifts, {len(groups)} data sets x {len(traits)} traits: rank correlation with preference "
-        f"{with_interval(to_behaviour['spearman'], to_behaviour['spearman_ci'])}, with the own answers' shift "
-        f"{with_interval(to_activation['spearman'], to_activation['spearman_ci'])}, n {to_behaviour['n']} pairs.",
-        "",
-    ]
-
-
-def screen_section() -> list[str]:
-    found = [(OUT / "screen-labelled.json", "openness, high against low, test items")]
-    found += [(OUT / f"screen-mixed-{t}.json", "60 risky financial, 60 good medical") for t in MIXED_READ]
-    return table(
-        ["data", "vector", "rows", "AUC, projection difference [95%]", "raw projection", "prompt-last",
-         "true positives at 1% false"], [screened(path, what) for path, what in found if path.is_file()],
-    )  # fmt: skip
-
-
-def prevention_section() -> list[str]:
-    found = read_json(OUT / "prevent" / "prevention.json")
-    return [
-        f"Task: {found['task']['rows']} answers of the high pole of openness (so the task is itself the trait: the "
-        f"hardest case), {found['task']['held_out']} held out; dose {found['dose']:g} at layer {found['layer']}; base "
-        f"task loss {found['base']['loss']:.3f}.",
-        "",
-        *table(["method", "shift, points [95% over seeds]", "sd", "prevented", "written", "task loss", "of plain",
-                "learnt", "perplexity of base"], prevention(found)),
-        found["finding"],
-        "",
-        "By the loss alone (within 10% of plain training's), these halve the shift: "
-        + (", ".join(halved_by_loss(found)) or "none")
-        + ".",
-        "",
-    ]  # fmt: skip
-
-
-def halved_by_loss(found: dict[str, Any]) -> list[str]:
-    return [
-        name
-        for name, r in found["methods"].items()
-        if name != "plain" and (r["prevented"] or 0) >= 0.5 and (r["task_loss_ratio"] or 9) <= LEARNT_WITHIN
-    ]
-
-
-def third_section(limit: int) -> list[str]:
-    third = read_json(OUT / "third-party.json")
-    return [
-        f"Third-party openness items ({limit} of them, none used for anything else here):",
-        "",
-        *table(["adapter", "n", "score, %", "preference, %"],
-               [[r["condition"]["name"], str(t["n"]), with_interval(t["score"], t["score_ci"], 0),
-                 with_interval(t["preference"], t["preference_ci"], 1, 100)]
-                for r in third["runs"] for t in r["traits"].values()]),
-    ]  # fmt: skip
-
-
-def seeds_section(limit: int) -> list[str]:
-    return [
-        "Recipe `persona`; preference in points, interval over the seeds; own answers: projection shift in pole gaps.",
-        "",
-        *table(["trait", "pole", "score, points", "preference [95%]", "sd of seeds", "own answers", "verdict"],
-               poles_three_seeds()),
-        *(third_section(limit) if (OUT / "third-party.json").exists() else []),
-    ]  # fmt: skip
-
-
-def one_seed_section(full: dict[str, Any]) -> list[str]:
-    return [
-        "From the study of `make results`: recipe `persona`, one seed each, so indicative.",
-        "",
-        *table(["trait", "pole", "score, points", "preference [95%]", "own answers"], poles_one_seed(full)),
-    ]
 
 
 def kept() -> dict[str, list[str]]:

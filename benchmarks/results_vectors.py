@@ -10,46 +10,83 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from claims import at_layer, claims, spans, written_at_ends
 from pages import number, span, table, with_interval
 
-from llm_persona.analysis.agreement import matrix_agreement
 from llm_persona.domain.store import read_json, write_text
 from llm_persona.studies.report import read_results
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "vectors.md"
 
 
-def at_layer(trait: dict[str, Any]) -> dict[str, Any]:
-    return trait["vector"]["layers"][trait["vector"]["recommended"]["balanced"]]
-
-
 def quality(traits: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, t in traits.items():
-        q, c = at_layer(t), t["vector"]["controls"]
-        other = c["transfer"]
+        q = at_layer(t)
         rows.append([
             name, str(q["layer"]), f"{q['auc']:.3f} {span(q['auc_ci'])}", f"{q['p_family']:.3f}",
             f"{q['separation']:.1f} {span(q['separation_ci'], 1)}", q["band"],
-            number(c["shuffled_auc"]), span(c["random_auc"]), number(c["lexical_auc"]), number(c["length_auc"]),
-            f"{other['auc']:.3f} {span(other['auc_ci'])} ({other['n_groups']})" if other else "none",
-            number(other["lexical_auc"]) if other else "none",
         ])  # fmt: skip
+    return rows
+
+
+def controls(traits: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, t in traits.items():
+        c = t["vector"]["controls"]
+        other = c["transfer"]
+        rows.append([
+            name, number(c["shuffled_auc"]), span(c["random_auc"]), spans(c, "lexical_auc"), spans(c, "length_auc"),
+            spans(c, "sentiment_auc"), f"{spans(other, 'auc')} ({other['n_groups']})" if other else "none",
+            spans(other, "lexical_auc") if other else "none",
+        ])  # fmt: skip
+    return rows
+
+
+def read_by_others(traits: dict[str, Any]) -> list[list[str]]:
+    """Rows of a trait by each trait's vector: AUC with its interval."""
+    rows = []
+    for name, t in traits.items():
+        read = t["vector"]["controls"]["other_traits"]
+        cells = [spans(at_layer(t), "auc") if v == name else spans(read[v], "auc") if v in read else "" for v in traits]
+        rows.append([name, *cells])
     return rows
 
 
 def bands(traits: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, t in traits.items():
-        found = t["vector"]["bands"]
         cells = [
-            f"{number(b['auc'])} / " + ("not swept" if b["effect"] is None else f"{100 * b['effect']:.1f}")
-            for b in found.values()
+            f"{spans(b, 'auc')} / "
+            + ("not swept" if b["effect"] is None else with_interval(b["effect"], b.get("effect_ci"), 1, 100))
+            for b in t["vector"]["bands"].values()
         ]
         both = t["vector"]["read_against_steer"]
         rows.append([name, *cells, with_interval(both["spearman"], both["spearman_ci"]), str(both["n"])])
     return rows
+
+
+def geometry(found: dict[str, Any]) -> list[str]:
+    """Cosines at one layer with the clusters, loadings, and the mean absolute cosine at every layer."""
+    if not found:
+        return []
+    names = found["traits"]
+    by_layer = [f"{layer}: {number(value)}" for layer, value in enumerate(found["by_layer"])]
+    return [
+        f"Layer {found['layer']}; random directions stay within {found['null_95']:.3f} in 95% of cases. Clusters:",
+        "traits that lie closer, on average, than random directions do.",
+        "",
+        *table(["", *names, "cluster"],
+               [[a, *(number(c) for c in row), str(found["clusters"][a])]
+                for a, row in zip(names, found["cosines"], strict=True)]),
+        "Principal components of the directions (not centred: the first is what they share), loadings by trait:",
+        "",
+        *table(["component", *names, "share of variance"],
+               [[str(n + 1), *(number(x) for x in row), number(found["components"][n])]
+                for n, row in enumerate(found["loadings"][:4])]),
+        f"Mean absolute cosine of different traits by layer: {', '.join(by_layer)}.",
+        "",
+    ]  # fmt: skip
 
 
 def steering(traits: dict[str, Any]) -> list[list[str]]:
@@ -58,13 +95,13 @@ def steering(traits: dict[str, Any]) -> list[list[str]]:
         d, c = t["dose_response"], t["controls"]
         ends = {p["dose"]: p for p in t["steering"]}
         low, high = d["usable_range"]
-        written = [ends[e]["written"]["shift_in_pole_gaps"] for e in (low, high) if e in ends]
+        written = [w for _, w in written_at_ends(t)]
         reached = [number(ends[e]["score"], 0) if e in ends else number(t["baseline"]["score"], 0) for e in (low, high)]
         rows.append([
             name, f"{t['baseline']['score']:.0f}", f"{low:+g} to {high:+g}", " to ".join(reached),
             with_interval(d["slope"], d["slope_ci"], 1, 0.1), with_interval(d["departure"], d["departure_ci"]),
-            number(d["monotone"]), number(d["wrong_way"]), number(100 * (c["random_preference_movement"] or 0), 1),
-            " and ".join(number(w) for w in written),
+            spans(d, "monotone"), spans(d, "wrong_way"), number(100 * (c["random_preference_movement"] or 0), 1),
+            " and ".join(with_interval(w["shift_in_pole_gaps"], w["shift_in_pole_gaps_ci"]) for w in written),
         ])  # fmt: skip
     return rows
 
@@ -74,11 +111,12 @@ def compared(traits: dict[str, Any]) -> list[list[str]]:
     for name, t in traits.items():
         for pole, found in t["comparison"].items():
             for r in found:
-                equal = r["steering_at_equal_cost"]
+                equal, less = r["steering_at_equal_cost"], r["steering_less_this"]
                 rows.append([
-                    name, pole, r["condition"], with_interval(r["effect"], r["effect_ci"], 1), number(r["cost"]),
-                    number(r["composite"]),
-                    f"{equal['effect']:.1f} at dose {equal['dose']:+.2f}" if equal else "",
+                    name, pole, r["condition"], with_interval(r["effect"], r["effect_ci"], 1), spans(r, "cost"),
+                    spans(r, "composite"), spans(less, "difference", 1) if less else "",
+                    f"{spans(equal, 'effect', 1)} at dose {equal['dose']:+.2f}" if equal else "",
+                    spans(equal, "difference", 1) if equal else "",
                 ])  # fmt: skip
     return rows
 
@@ -92,7 +130,7 @@ def specificity(results: dict[str, Any]) -> list[str]:
         for measured in s["traits"]:
             x = cells.get(measured, {}).get(key)
             row.append(with_interval(x["preference"], x["preference_ci"], 1) if x else "")
-        rows.append([*row, number(s["ratio"][steered])])
+        rows.append([*row, with_interval(s["ratio"][steered], s["ratio_ci"][steered])])
     return table(["steered", *s["traits"], "others / own"], rows)
 
 
@@ -102,114 +140,38 @@ def arithmetic(results: dict[str, Any]) -> list[str]:
     for p in a["pairs"]:
         for measured, m in p["measured"].items():
             pairs.append([
-                " + ".join(p["traits"]), measured, number(m["a"], 1), number(m["b"], 1), number(m["both"], 1),
-                with_interval(m["excess"], m["excess_ci"], 1), str(m["n"]),
+                " + ".join(p["traits"]), measured, *(spans(m, k, 1) for k in ("a", "b", "both", "excess")), str(m["n"]),
             ])  # fmt: skip
     shared = [
-        [name, number(x["cosine_with_shared"]), number(x["whole"]["own"], 1), number(x["whole"]["others"], 1),
-         number(x["without"]["own"], 1), number(x["without"]["others"], 1)]
+        [name, number(x["cosine_with_shared"]), *(spans(x[v], k, 1) for v in ("whole", "without")
+                                                  for k in ("own", "others")), spans(x, "ratio_difference")]
         for name, x in a["shared"].items()
     ]  # fmt: skip
     return [
         f"Layer {a['layer']}, each vector at dose {a['dose'] / 2:g}; excess = effect of both less the sum of the",
-        "effects, points of preference, paired by item.",
+        "effects, points of preference, paired by item; 95% intervals over items.",
         "",
-        *table(["vectors", "measured", "first", "second", "both", "excess [95%]", "n"], pairs),
-        f"Without the first principal direction of all the vectors, same norm, dose {a['dose']:g}:",
+        *table(["vectors", "measured", "first", "second", "both", "excess", "n"], pairs),
+        f"Without the first principal direction of all the vectors, same norm, dose {a['dose']:g}; last column:",
+        "without less whole, on the same items: below 0 is more specific.",
         "",
-        *table(["steered", "cosine with it", "own, whole", "others, whole", "own, without", "others, without"], shared),
+        *table(
+            [
+                "steered",
+                "cosine with it",
+                "own, whole",
+                "others, whole",
+                "own, without",
+                "others, without",
+                "change of others / own",
+            ],
+            shared,
+        ),
     ]
 
 
-def agreement(traits: dict[str, Any], part: str) -> dict[str, Any]:
-    """Activation shift against behavioural shift over tuned adapters x their own trait."""
-    tuned = [[t["tuned"][p] for p in ("high", "low")] for t in traits.values()]
-    gaps = [t["tuned"]["high"]["projection"]["pole_gap"] for t in traits.values()]
-    a = np.array([[x["projection"][part]["mean"] / gap for x in row] for row, gap in zip(tuned, gaps, strict=True)])
-    b = np.array([[x["shift"]["preference_shift"] for x in row] for row in tuned], dtype=float)
-    return matrix_agreement(a, b)
-
-
-def claims(results: dict[str, Any], transfer: dict[str, Any] | None) -> list[list[str]]:
-    """Each original claim with its rule, verdict and figure."""
-    traits = results["traits"]
-    n = len(traits)
-    excellent = [k for k, t in traits.items() if at_layer(t)["band"] == "excellent"]
-    others = {k: t["vector"]["controls"]["transfer"] for k, t in traits.items() if t["vector"]["controls"]["transfer"]}
-    carried = [k for k, o in others.items() if o["auc_ci"][0] > 0.8]
-    beyond = [k for k, o in others.items() if o["lexical_auc"] is not None and o["auc_ci"][0] > o["lexical_auc"]]
-    best = {k: t["vector"]["recommended"]["quality"] for k, t in traits.items()}
-    effect = {k: t["vector"]["recommended"]["effect"] for k, t in traits.items()}
-    rank = [t["vector"]["read_against_steer"]["spearman"] for t in traits.values()]
-    rank = [r for r in rank if r is not None]
-    slopes = [k for k, t in traits.items() if t["dose_response"]["slope_ci"][0] > 0]
-    ratio = {
-        k: 100 * 100 * t["controls"]["random_preference_movement"] / max(1e-9, abs(t["dose_response"]["slope"] * 0.2))
-        for k, t in traits.items()
-        if t["controls"]["random_preference_movement"] is not None
-    }
-    straight = [
-        k for k, t in traits.items()
-        if t["dose_response"]["departure_ci"][1] is not None and t["dose_response"]["departure_ci"][1] < 0.1
-    ]  # fmt: skip
-    departures = [t["dose_response"]["departure"] for t in traits.values()]
-    excess = [m for p in results["arithmetic"]["pairs"] for m in p["measured"].values()]
-    additive = [m for m in excess if m["excess_ci"][0] is not None and m["excess_ci"][0] <= 0 <= m["excess_ci"][1]]
-    spread = results["specificity"]["ratio"]
-    specific = [k for k, r in spread.items() if r is not None and r < 0.5]
-    both = agreement(traits, "both")
-    author = agreement(traits, "author")
-    sizes = [abs(m["excess"]) for m in excess]
-    whole = results["arithmetic"]["shared"]
-    cleaner = [
-        k for k, x in whole.items()
-        if x["without"]["ratio"] is not None and x["whole"]["ratio"] is not None
-        and x["without"]["ratio"] < x["whole"]["ratio"]
-    ]  # fmt: skip
-
-    def said(count: int, of: int) -> str:
-        return "confirmed" if count == of else "refuted" if count == 0 else f"holds for {count} of {of}"
-
-    rows = [
-        ["Linear separability: a trait is read off one direction (AUC interval above .8, own held-out items)",
-         said(len(excellent), n), f"AUC {min(at_layer(t)['auc'] for t in traits.values()):.3f} to "
-         f"{max(at_layer(t)['auc'] for t in traits.values()):.3f}"],
-        ["... and on another author's items (interval above .8)", said(len(carried), len(others)),
-         ", ".join(f"{k} {o['auc']:.2f} {span(o['auc_ci'])}" for k, o in others.items())],
-        ["... beyond words (its interval above the bag of words' AUC on another author's items)",
-         said(len(beyond), len(others)), ", ".join(beyond) or "none"],
-        ["Layer profile: best read in the middle, layers differ", "see the bands",
-         "best-read layers " + ", ".join(f"{k} {v}" for k, v in best.items())],
-        ["A layer that is read well steers well (interval of the rank correlation over swept layers above 0)",
-         said(sum(t["vector"]["read_against_steer"]["spearman_ci"][0] > 0 for t in traits.values()
-                  if t["vector"]["read_against_steer"]["spearman"] is not None), len(rank)),
-         f"rank correlation over layers, mean of {len(rank)} traits {np.mean(rank):+.2f} (range {min(rank):+.2f} to "
-         f"{max(rank):+.2f}); layers of largest effect: " + ", ".join(f"{k} {v}" for k, v in effect.items())],
-        ["Controllability: preference follows the dose (slope's interval above 0)", said(len(slopes), n),
-         "random directions move it " + ", ".join(f"{k} {v:.0f}%" for k, v in ratio.items())
-         + " of what the vector does at dose .2"],
-        ["Linearity in the strength (departure's interval below .1)", said(len(straight), n),
-         f"departure {min(departures):.3f} to {max(departures):.3f}"],
-        ["Geometry: the effect of two vectors is the sum of the effects (interval of the excess holds 0)",
-         said(len(additive), len(excess)), f"absolute excess {min(sizes):.1f} to {max(sizes):.1f} points"],
-        ["Geometry: removing what all vectors share makes them more specific", said(len(cleaner), len(whole)),
-         ", ".join(cleaner) or "none"],
-        ["Specificity: others move less than half as far as the steered trait", said(len(specific), len(spread)),
-         ", ".join(f"{k} {number(r)}" for k, r in spread.items())],
-        ["Auditability: activations tell what tuning did to behaviour (interval of the rank correlation above 0)",
-         "open" if both["spearman_ci"][0] is None else "confirmed" if both["spearman_ci"][0] > 0 else "open",
-         f"{both['n']} adapters, own traits: {with_interval(both['spearman'], both['spearman_ci'])}; base reading "
-         f"the tuned answers alone {with_interval(author['spearman'], author['spearman_ci'])}; one seed each"],
-    ]  # fmt: skip
-    if transfer:
-        rows.insert(3, ["Third-party openness items, vector of our items alone (AUC at least .95 was aimed at)",
-                        "reached" if transfer["auc"] >= 0.95 else "not reached",
-                        f"layer {transfer['layer']}: {transfer['auc']:.3f} {span(transfer['auc_ci'])}, bag of words "
-                        f"{transfer['lexical_auc']:.3f}, n {transfer['n']}"])  # fmt: skip
-    return rows
-
-
 def third_party(transfer: dict[str, Any]) -> list[str]:
+    read = transfer["reading"]
     rows = [["base", f"{transfer['base']['score']:.1f}", "", ""]]
     rows += [
         [f"steered {float(dose):+g}", f"{s['score']:.1f}", with_interval(s["score_shift"], s["score_shift_ci"], 1),
@@ -225,10 +187,13 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         "## Third-party openness items (nothing was fitted or trained on them)",
         "",
         f"{transfer['n']} items, vector and adapters from our items alone, layer {transfer['layer']}: AUC "
-        f"{transfer['auc']:.3f} {span(transfer['auc_ci'], 3)}, bag of words {transfer['lexical_auc']:.3f}. "
+        f"{with_interval(transfer['auc'], transfer['auc_ci'], 3)}, family-wise p {transfer['p_family']:.3f}, bag of "
+        f"words {with_interval(transfer['lexical_auc'], transfer['lexical_auc_ci'], 3)}. "
         f"{len(transfer['random'])} random directions at dose .2 move the score by {transfer['random_movement']:.2f} "
         "points (mean absolute). `make transfer ITEMS=TRAIT.json`.",
-        f"Within questions the AUC is {number(transfer['auc_within'], 3)}. A vector fitted on these items themselves "
+        f"Within questions the AUC is {number(transfer['auc_within'], 3)}; at the layer recommended for reading, "
+        f"{read['layer']}, it is {with_interval(read['auc'], read['auc_ci'], 3)}, within questions "
+        f"{number(read['auc_within'], 3)}. A vector fitted on these items themselves "
         f"(cross-fitted by question) reaches {number(transfer['ceiling'], 3)}, within questions "
         f"{number(transfer['ceiling_within'], 3)}: no difference of means can do much better at this layer.",
         "The layer rule was last changed when figures of two layers on these items were known (docs/notes.md).",
@@ -237,14 +202,9 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", default="runs/full")
-    parser.add_argument("--transfer")
-    given = parser.parse_args()
-    results = read_results(given.run)
+def page(results: dict[str, Any], transfer: dict[str, Any] | None = None) -> str:
+    """The page as Markdown; it ends in the table of the claims."""
     traits = results["traits"]
-    transfer = read_json(Path(given.transfer)) if given.transfer else None
     text = [
         f"# Vectors and steering on {results['model']}",
         "",
@@ -252,18 +212,22 @@ def main() -> None:
         "our items; layers chosen on the select split and another author's; every figure here on held-out items.",
         "One seed: what tuning shows here is indicative.",
         "",
-        "## The original claims",
-        "",
-        *table(["claim (rule)", "on this model", "figure"], claims(results, transfer)),
         *(third_party(transfer) if transfer else []),
         "## How well each trait is read, at its recommended layer",
         "",
-        *table(["trait", "layer", "AUC [95%]", "p, family", "separation [95%]", "band", "shuffled", "random, 95%",
-                "bag of words", "length", "another author [95%] (items)", "its bag of words"], quality(traits)),
+        *table(["trait", "layer", "AUC [95%]", "p, family", "separation [95%]", "band"], quality(traits)),
+        "What else could read it, at the same layer on the same rows, and the vector on another author's items (AUC,",
+        "95% intervals over questions; of random directions the range of 95%):",
+        "",
+        *table(["trait", "shuffled", "random", "bag of words", "length", "sentiment", "another author (items)",
+                "its bag of words"], controls(traits)),
+        "Rows of a trait, read by each trait's vector at the rows' own recommended layer (above .5: the same way):",
+        "",
+        *table(["rows of", *traits], read_by_others(traits)),
         "## Layers: read against steered",
         "",
-        "By third of the depth, mean AUC / mean effect (points of preference between dose +.2 and -.2), and the rank",
-        "correlation of AUC and effect over the swept layers.",
+        "By third of the depth, mean AUC / mean effect (points of preference between dose +.2 and -.2), with 95%",
+        "intervals, and the rank correlation of AUC and effect over the swept layers.",
         "",
         *table(["trait", "early", "middle", "late", "rank correlation [95%]", "layers"], bands(traits)),
         "## Dose and response",
@@ -277,10 +241,11 @@ def main() -> None:
         "## Steering, instruction, tuning: effect and cost",
         "",
         "Effect: points of preference toward the pole; cost: neutral perplexity over base; composite: harmonic mean of",
-        "both, 0 where text collapses; last column: what steering alone does at that cost.",
+        "both, 0 where text collapses; steering less this: effect of steering alone at the usable end less this one's,",
+        "and at equal cost (the dose interpolated), on the same items.",
         "",
-        *table(["trait", "pole", "condition", "effect [95%]", "cost", "composite", "steering at equal cost"],
-               compared(traits)),
+        *table(["trait", "pole", "condition", "effect [95%]", "cost", "composite", "steering less this",
+                "steering at equal cost", "less this"], compared(traits)),
         "## Who moves whom",
         "",
         f"Shift of preference, points [95%], dose {results['specificity']['dose']:+g} at the steered trait's layer.",
@@ -289,15 +254,26 @@ def main() -> None:
         "## Vector arithmetic",
         "",
         *arithmetic(results),
-        "## Cosines",
+        "## Geometry",
         "",
-        f"Layer {results['geometry']['layer']}; random directions stay within {results['geometry']['null_95']:.3f}.",
+        *geometry(results["geometry"]),
+        "## The original claims",
         "",
-        *table(["", *results["geometry"]["traits"]],
-               [[a, *(number(c) for c in row)] for a, row in
-                zip(results["geometry"]["traits"], results["geometry"]["cosines"], strict=True)]),
+        "A claim about every trait is confirmed where each trait's interval shows it, refuted where some trait's",
+        "interval shows the contrary, and open otherwise.",
+        "",
+        *table(["claim (rule)", "verdict", "figure"], claims(results, transfer)),
     ]  # fmt: skip
-    write_text(PAGE, "\n".join(text))
+    return "\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="runs/full")
+    parser.add_argument("--transfer")
+    given = parser.parse_args()
+    transfer = read_json(Path(given.transfer)) if given.transfer else None
+    write_text(PAGE, page(read_results(given.run), transfer))
     print(f"wrote {PAGE}")
 
 

@@ -6,12 +6,14 @@ Usage: python benchmarks/transfer.py TRAIT.json [--run runs/quick] [--trait open
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import llm_persona as lp
-from llm_persona.analysis.controls import lexical_auc
+from llm_persona.analysis.auc_intervals import auc_with_interval
+from llm_persona.analysis.controls import lexical_scores
 from llm_persona.analysis.paired import paired_shift
 from llm_persona.analysis.vectors import cosines, random_like
 from llm_persona.domain.store import write_json
@@ -44,27 +46,34 @@ def main() -> None:
     # what a difference of means can reach here at best: fitted on these very items, cross-fitted by question
     ceiling = lp.assess(acts, permutations=1).layers
     texts = [r.text for r in lp.labelled(items)]
-    words = lexical_auc(
-        [r.text for r in lp.labelled(own)], np.array([r.pole == "high" for r in lp.labelled(own)]), texts, acts.high
+    scores = lexical_scores(
+        [r.text for r in lp.labelled(own)], np.array([r.pole == "high" for r in lp.labelled(own)]), texts
     )
+    words, words_ci = auc_with_interval(scores, acts.high, acts.groups)
     cosine = cosines(vector, lp.fit(acts))[layer]
     print(
         f"{len(items)} items, layer {layer}: AUC {quality.auc:.3f} {quality.auc_ci}, p {quality.p_family:.3g}, ", end=""
     )
-    print(f"bag of words fitted on ours {words:.3f}, cosine with their own vector {cosine:.2f}")
+    print(f"bag of words fitted on ours {words:.3f} {words_ci}, cosine with their own vector {cosine:.2f}")
     print(
         f"within questions {quality.auc_within:.3f}; fitted on these items themselves, cross-fitted: "
         f"{ceiling[layer].auc:.3f}, within {ceiling[layer].auc_within:.3f}"
     )
 
+    read = results["traits"][given.trait]["vector"]["recommended"]["quality"]
+    print(f"the layer recommended for reading, {read}: AUC {every[read].auc:.3f} {every[read].auc_ci}")
     base = lp.evaluate(subject, items)
     for q, c in zip(every, ceiling, strict=True):
         print(f"layer {q.layer}: AUC {q.auc:.3f} (within questions {q.auc_within:.3f}), ceiling {c.auc:.3f}")
     print(f"base {base.summary['score']:.1f}")
-    found = {"n": len(items), "layer": layer, "auc": quality.auc, "auc_ci": quality.auc_ci, "lexical_auc": words,
-             "auc_within": quality.auc_within,
+    found = {"n": len(items), "layer": layer, "auc": quality.auc, "auc_ci": quality.auc_ci,
+             "p_value": quality.p_value, "p_family": quality.p_family,
+             "lexical_auc": words, "lexical_auc_ci": words_ci, "auc_within": quality.auc_within,
              "ceiling": ceiling[layer].auc, "ceiling_within": ceiling[layer].auc_within,
+             "reading": asdict(every[read]), "reading_ceiling": ceiling[read].auc,
              "base": base.summary, "steered": {}, "random": [], "tuned": {}}  # fmt: skip
+
+    rows = {0.0: base.rows}
 
     def shift(measurement: lp.Measurement) -> dict:
         return {"score": measurement.summary["score"], **paired_shift(measurement.rows, base.rows)}
@@ -74,11 +83,15 @@ def main() -> None:
         found["usable_range"] = usable
         for dose in dict.fromkeys((DOSE, -DOSE, *usable)):
             with lp.steering(subject, vector, layer=layer, dose=dose):
-                found["steered"][str(dose)] = shift(lp.evaluate(subject, items))
+                measured = lp.evaluate(subject, items)
+            rows[dose], found["steered"][str(dose)] = measured.rows, shift(measured)
             print(f"dose {dose:+g}: {found['steered'][str(dose)]}", flush=True)
         for seed in range(given.randoms):
             with lp.steering(subject, random_like(vector, seed), layer=layer, dose=DOSE):
                 found["random"].append(shift(lp.evaluate(subject, items))["score_shift"])
+    low, high = results["recommendations"][given.trait]["usable_range"]
+    found["ends"] = {"doses": [low, high], **paired_shift(rows[high], rows[low])}
+    print(f"usable ends: {found['ends']}", flush=True)
     found["random_movement"] = float(np.mean(np.abs(found["random"]))) if found["random"] else None
     print(f"random directions: mean absolute movement {found['random_movement']} of {found['random']}", flush=True)
     for pole in ("high", "low"):

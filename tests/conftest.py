@@ -75,6 +75,8 @@ def tiny_config(kind: str, vocabulary: int):
         common["num_key_value_heads"] = 2
     if kind in ("qwen3", "gemma2", "gemma3_text"):
         common["head_dim"] = 8
+    if kind == "mixtral":
+        common["num_local_experts"] = 4
     return AutoConfig.for_model(kind, **common)
 
 

@@ -6,16 +6,17 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_persona.analysis.dose import at_equal_cost, composite, dose_response
 from llm_persona.analysis.geometry import geometry, mean_cosines, shared_direction, without
 from llm_persona.analysis.layers import layer_bands, rank_correlation, read_against_steer
+from llm_persona.analysis.paired import perplexity_ratio
 from llm_persona.analysis.quality import within_auc
-from llm_persona.analysis.stats import holm
+from llm_persona.analysis.stats import corrected_interval, holm, resampled_means
 from llm_persona.analysis.vectors import PersonaVector
-from llm_persona.studies.comparison import comparison, specificity
+from llm_persona.studies.comparison import comparison, composites, specificity
 
 DOSES = [-0.4, -0.2, 0.0, 0.2, 0.4]
 
@@ -108,6 +109,7 @@ def test_reading_and_steering_are_ranked_against_one_another():
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=20))
+@settings(deadline=None)  # (the first call imports scipy)
 def test_the_rank_correlation_is_the_library_s(pairs):
     from scipy.stats import spearmanr
 
@@ -141,6 +143,18 @@ def test_close_traits_fall_into_one_cluster_and_others_stay_apart():
     assert mean_cosines(vectors(0.8))[0] == pytest.approx(0.8 / 3, abs=1e-4)
 
 
+def test_the_cosines_of_every_layer_are_kept():
+    traits = vectors(0.8)
+    turned = traits["near"].directions.copy()
+    turned[0] = -traits["far"].directions[0]
+    traits["near"] = traits["near"].with_direction(turned)
+    found = geometry(traits, 1)
+    assert np.shape(found["cosines_by_layer"]) == (2, 3, 3)
+    np.testing.assert_allclose(found["cosines_by_layer"][1], found["cosines"], atol=1e-5)
+    np.testing.assert_allclose(found["cosines_by_layer"][0], [[1, 0, 0], [0, 1, -1], [0, -1, 1]], atol=1e-5)
+    assert found["by_layer"] == pytest.approx([1 / 3, 0.8 / 3], abs=1e-4)
+
+
 def test_what_is_shared_can_be_taken_out_without_changing_the_norm():
     traits = vectors(0.8)
     shared = shared_direction(traits, 1)
@@ -150,16 +164,20 @@ def test_what_is_shared_can_be_taken_out_without_changing_the_norm():
     np.testing.assert_array_equal(rest.directions[0], traits["a"].directions[0])
 
 
-def measured(preference, perplexity, dose=None):
+def measured(preference, perplexity, dose=None, start=0.5):
+    """A condition that moves ten items' preference by `preference` on average, each by a little more or less."""
     shift = {"preference_shift": preference, "preference_shift_ci": [preference - 0.02, preference + 0.02],
              "p_value": 0.01, "n": 25, "dose": dose}  # fmt: skip
-    return {"shift": shift, "perplexity": perplexity, "distinct_2": 0.9, "dose": dose, **shift}
+    rows = [{"id": str(n), "preference": start + preference + 0.01 * (n - 4.5)} for n in range(10)]
+    return {"shift": shift, "perplexity": perplexity, "distinct_2": 0.9, "dose": dose, "rows": rows,
+            "cost_ci": [perplexity / 20 - 0.05, perplexity / 20 + 0.05], **shift}  # fmt: skip
 
 
 def a_trait(scale=1.0):
     steering = [measured(scale * d, 20 * (1 + abs(d)), d) for d in (-0.4, -0.2, 0.2, 0.4)]
+    rows = [{"id": str(n), "preference": 0.5} for n in range(10)]
     return {
-        "baseline": {"preference": 0.5, "perplexity": 20.0, "distinct_2": 0.9},
+        "baseline": {"preference": 0.5, "perplexity": 20.0, "distinct_2": 0.9, "rows": rows},
         "steering": steering,
         "dose_response": {"usable_range": [-0.4, 0.4]},
         "instructed": {"high": measured(0.01, 21.0), "low": measured(-0.02, 21.0)},
@@ -173,11 +191,106 @@ def test_conditions_stand_beside_the_steering_that_costs_as_much():
     found = comparison(a_trait())
     rows = {row["condition"]: row for row in found["high"]}
     assert rows["tuned"]["effect"] == pytest.approx(30)
-    assert rows["tuned"]["steering_at_equal_cost"] == {"dose": pytest.approx(0.3), "effect": pytest.approx(30)}
+    equal = rows["tuned"]["steering_at_equal_cost"]
+    assert (equal["dose"], equal["effect"]) == (pytest.approx(0.3), pytest.approx(30))
+    assert equal["effect_ci"][0] < 30 < equal["effect_ci"][1]
+    assert (equal["difference"], equal["n"]) == (pytest.approx(0, abs=1e-9), 10)
     assert rows["steered +0.4"]["steering_at_equal_cost"] is None
     low = {row["condition"]: row for row in found["low"]}
     assert low["tuned"]["effect"] == pytest.approx(30)
     assert low["tuned"]["effect_ci"] == pytest.approx([28, 32])
+
+
+def test_steering_is_set_against_every_other_condition_item_by_item():
+    found = comparison(a_trait())
+    for pole, instructed, both in (("high", 39, 15), ("low", 38, 18)):
+        rows = {row["condition"]: row["steering_less_this"] for row in found[pole]}
+        assert rows["instructed"]["difference"] == pytest.approx(instructed)
+        assert rows["instructed and steered"]["difference"] == pytest.approx(both)
+        assert rows["tuned"]["difference"] == pytest.approx(10)
+        assert rows["tuned"]["difference_ci"] == pytest.approx([10, 10])  # every item moves by the same
+        assert rows["tuned"]["n"] == 10
+        assert rows[f"steered {'+' if pole == 'high' else '-'}0.4"] is None
+
+
+def test_without_a_usable_dose_there_is_nothing_to_set_against_the_others():
+    trait = a_trait()
+    trait["dose_response"]["usable_range"] = [0.0, 0.0]
+    for row in comparison(trait)["high"]:
+        assert row["steering_less_this"] is None
+
+
+def test_an_item_that_one_side_left_unscored_is_in_no_difference():
+    trait = a_trait()
+    trait["tuned"]["high"]["rows"][0] = {"id": "0", "unscored": "a tie"}
+    trait["steering"][3]["rows"][1] = {"id": "1", "unscored": "a tie"}
+    rows = {row["condition"]: row for row in comparison(trait)["high"]}
+    assert rows["tuned"]["steering_less_this"]["n"] == 8
+
+
+def test_the_composite_s_interval_takes_in_that_of_the_effect_and_of_the_cost():
+    for row in composites(a_trait()):
+        low, high = row["composite_ci"]
+        assert 0 < low < row["composite"] < high <= 1
+        sign = 1 if row["dose"] > 0 else -1
+        assert row["effect"] == pytest.approx(100 * sign * row["dose"])
+        room, (least, _), (_, dearest) = 0.5, row["effect_ci"], row["cost_ci"]
+        assert low == composite(least / 100, room, dearest, 1.0)
+    without = a_trait()
+    del without["steering"][0]["cost_ci"]
+    assert composites(without)[0]["composite_ci"] == [None, None]
+
+
+def test_the_ratio_of_a_specific_vector_has_an_interval_near_nothing_and_a_noisy_one_a_wide_one():
+    rng = np.random.default_rng(0)
+    traits = {"one": a_trait(), "other": a_trait()}
+    traits["other"]["controls"]["other_traits"] = {"one": [measured(-0.1, 20, -0.2), measured(0.1, 20, 0.2)]}
+
+    def moved(size, noise):
+        return {"other": {"one": {d: list(np.sign(d) * size + noise * rng.standard_normal(40)) for d in (-0.2, 0.2)}}}
+
+    narrow, wide = (specificity(traits, moved(0.1, noise))["ratio_ci"]["one"] for noise in (0.01, 0.3))
+    assert 0.4 < narrow[0] < 0.5 < narrow[1] < 0.6
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+    assert specificity(traits)["ratio_ci"] == {"one": [None, None], "other": [None, None]}
+
+
+def test_the_interval_of_an_absolute_mean_is_corrected_for_what_resampling_adds():
+    """Resampling adds noise to noise, so that plain percentiles of |mean| lie above it where the mean is near 0."""
+    rng, held = np.random.default_rng(3), 0
+    for seed in range(100):
+        values = 0.5 + rng.standard_normal(30)
+        low, high = corrected_interval(np.abs(resampled_means(values, 500, seed)), abs(values.mean()))
+        held += low <= 0.5 <= high
+    assert held >= 88
+
+
+def test_a_perplexity_s_ratio_pairs_the_passages():
+    base = [{"perplexity": p, "tokens": 10 * k} for k, p in ((1, 10.0), (2, 40.0), (3, 20.0))]
+    same = perplexity_ratio([{**row, "perplexity": 1.2 * row["perplexity"]} for row in base], base)
+    assert same["ratio"] == pytest.approx(1.2)
+    assert same["ci"] == pytest.approx([1.2, 1.2])  # passages differ fourfold, their ratio does not
+    other = perplexity_ratio([{**base[0], "perplexity": 20.0}, *base[1:]], base)
+    assert other["ratio"] == pytest.approx(2 ** (10 / 60))
+    assert other["ci"][0] < other["ratio"] < other["ci"][1]
+    left = perplexity_ratio([{"perplexity": None, "tokens": 0, "unscored": "long"}, *base[1:]], base)
+    assert left["n"] == 2
+    lost = perplexity_ratio([{**base[0], "perplexity": None}, *base[1:]], base)  # infinite, and not left out
+    assert lost == {"ratio": None, "ci": [None, None], "n": 3}
+    assert perplexity_ratio([], []) == {"ratio": None, "ci": [None, None], "n": 0}
+
+
+def test_shapes_of_a_dose_response_have_intervals_within_their_bounds():
+    clear = dose_response(DOSES, items(lambda d: 0.5 + 0.5 * d))
+    assert clear["monotone_ci"] == [1.0, 1.0]
+    assert clear["wrong_way_ci"][0] == pytest.approx(0, abs=1e-9)
+    assert 0.05 < clear["wrong_way_ci"][1] < 0.2  # none of 30, but 30 are few
+    assert 0.9 < clear["r2_ci"][0] <= clear["r2"] <= clear["r2_ci"][1] <= 1
+    flat = dose_response(DOSES, items(lambda d: 0.5))
+    for name, (low, high) in {"monotone": (0, 1), "r2": (0, 1), "spearman": (-1, 1), "wrong_way": (0, 1)}.items():
+        assert low <= flat[f"{name}_ci"][0] <= flat[f"{name}_ci"][1] <= high
+    assert flat["monotone_ci"][1] - flat["monotone_ci"][0] >= 0.5
+    assert flat["wrong_way_ci"][0] < 0.5 < flat["wrong_way_ci"][1]
 
 
 def test_specificity_sets_a_vector_s_own_trait_against_the_others():

@@ -22,7 +22,7 @@ def test_finetune_runs_unchanged_under_accelerate_launch_on_two_processes(tmp_pa
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     command = ["-m", "llm_persona", "finetune", "--model", str(model), "--dtype", "float32", "--device", "cpu",
                "--data", str(tmp_path / "chat.jsonl"), "--epochs", "2", "--rank", "2",
-               "--held-out", "0.25"]  # fmt: skip
+               "--held-out", "0.25", "--patience", "9"]  # fmt: skip
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -40,5 +40,6 @@ def test_finetune_runs_unchanged_under_accelerate_launch_on_two_processes(tmp_pa
     assert any(np.abs(one[key]).max() > 1e-3 for key in one)
     results = [json.loads((tmp_path / n / "llm-persona.json").read_text())["result"] for n in ("one", "two")]
     assert results[0]["steps"] == results[1]["steps"] == 6
+    assert results[0]["kept_step"] == results[1]["kept_step"] > 0  # they agree on when to stop and what to keep
     held = [[row["held_out"] for row in r["along"]] for r in results]
     np.testing.assert_allclose(held[0], held[1], atol=1e-4)

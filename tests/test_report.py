@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from llm_persona.domain.config import read_config
+from llm_persona.domain.traits import POLES
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies import figures
 from llm_persona.studies.findings import headline
@@ -80,6 +82,51 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
+
+
+def test_a_study_has_each_trait_s_rows_read_by_the_others_and_every_control_has_its_interval(finished, page):
+    results = json.loads((finished / "results.json").read_text())
+    for name, trait in results["traits"].items():
+        vector, controls = trait["vector"], trait["vector"]["controls"]
+        (other,) = controls["other_traits"]
+        assert {name, other} == set(results["traits"])
+        read = controls["other_traits"][other]
+        assert read["auc_ci"][0] <= read["auc"] <= read["auc_ci"][1]
+        assert read["cosine"] == pytest.approx(cosine_at(results, name, other, controls["layer"]), abs=1e-4)
+        assert all(f"{kind}_auc_ci" in controls for kind in ("lexical", "length", "sentiment"))
+        assert len(vector["projections"]) == vector["n_high"] + vector["n_low"]
+        along = {pole: [r["projection"] for r in vector["projections"] if r["pole"] == pole] for pole in POLES}
+        gap = sum(along["high"]) / len(along["high"]) - sum(along["low"]) / len(along["low"])
+        assert gap == pytest.approx(vector["layers"][controls["layer"]]["separation"])
+        assert all(band["auc_ci"][0] <= band["auc"] <= band["auc_ci"][1] for band in vector["bands"].values())
+    for text in (
+        "Read by other traits",
+        "By third of the depth",
+        "component 1",
+        "The cosines at every layer",
+        "Cluster",
+    ):
+        assert text in page
+    assert "the first principal direction" not in page  # (of two traits nothing is taken out)
+
+
+def cosine_at(results, a, b, layer):
+    names = results["geometry"]["traits"]
+    return results["geometry"]["cosines_by_layer"][layer][names.index(a)][names.index(b)]
+
+
+def test_the_results_page_ends_in_the_claims_each_with_one_of_three_verdicts(finished):
+    sys.path.insert(0, str(STUDY.parent))
+    from claims import CONFIRMED, OPEN, REFUTED
+    from results_vectors import page as results_page
+
+    lines = results_page(json.loads((finished / "results.json").read_text())).rstrip("\n").split("\n")
+    start = lines.index("## The original claims")
+    assert not any(line.startswith("## ") for line in lines[start + 1 :])
+    rows = [line.split(" | ") for line in lines[start:] if line.startswith("| ")][2:]
+    assert len(rows) == 13
+    assert {row[1] for row in rows} <= {CONFIRMED, REFUTED, OPEN}
+    assert lines[-1].startswith("| Auditability")
 
 
 def test_the_count_of_stages_ends_at_its_total_and_never_passes_it(counted):

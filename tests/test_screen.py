@@ -387,7 +387,7 @@ def test_rows_of_one_prompt_are_drawn_together():
     assert own[1] - own[0] > 4 * (alone[1] - alone[0])
 
 
-def test_the_command_screens_exports_and_resumes(tmp_path, capsys):
+def test_the_command_screens_exports_and_resumes(tmp_path, capsys, monkeypatch):
     folder = str(save_tiny_model(tmp_path / "model"))
     from llm_persona import load_subject
 
@@ -397,7 +397,23 @@ def test_the_command_screens_exports_and_resumes(tmp_path, capsys):
     data = write(tmp_path / "d.jsonl", [*kinds(12), {"text": 1}])
     out, kept = tmp_path / "r.json", tmp_path / "kept.jsonl"
     command = ["screen", "--data", str(data), "--vector", str(tmp_path / "v.safetensors"), "--model", folder]
-    assert run([*command, "--max-new-tokens", "4", "--json", str(out), "--export", str(kept)]) == 0
+    monkeypatch.setattr(module, "PART", 5)
+    measured, original = [], ProjectionDifference.measure
+
+    def counted(self, subject, rows, wanted):
+        if len(measured) == 2:
+            measured.append("killed")
+            raise KeyboardInterrupt
+        measured.append(rows[0].prompt)
+        return original(self, subject, rows, wanted)
+
+    monkeypatch.setattr(ProjectionDifference, "measure", counted)
+    whole = [*command, "--max-new-tokens", "4", "--json", str(out), "--export", str(kept)]
+    assert run(whole) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not out.exists() and not kept.exists()
+    assert run(whole) == 0
+    assert measured == ["q0", "q5", "killed", "q10"]  # the third part alone was left to do
     found = json.loads(out.read_text())
     check_schema("screen", found)
     assert {"trait", "layer", "rows", "forecast", "approximation", "ranking", "skipped"} <= found.keys()

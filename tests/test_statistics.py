@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score
 
 from llm_persona.analysis.activations import Activations
@@ -101,6 +102,54 @@ def test_copies_of_rows_do_not_shrink_an_interval():
     a, b = assess(once, vector).layers[0], assess(twice, vector).layers[0]
     assert a.auc == pytest.approx(b.auc)
     assert a.auc_ci == pytest.approx(b.auc_ci)
+
+
+def related_layers(rng, groups=12, hidden=60, layers=5):
+    """Noise whose layers resemble one another, as a model's do."""
+    acts = noise(rng, groups, hidden, layers)
+    common = rng.standard_normal((len(acts), 1, hidden))
+    return Activations((0.7 * common + 0.7 * acts.values).astype(np.float32), acts.poles, acts.groups)
+
+
+def test_the_best_of_several_layers_has_a_uniform_p_value_on_noise():
+    rng = np.random.default_rng(10)
+    best, alone = [], []
+    for seed in range(250):
+        quality = assess(related_layers(rng), fit(related_layers(rng)), permutations=199, seed=seed)
+        best.append(min(layer.p_family for layer in quality.layers))
+        alone.append(min(layer.p_value for layer in quality.layers))
+    assert kstest(best, "uniform").pvalue > 0.05
+    assert kstest(alone, "uniform").pvalue < 1e-6  # the smallest of five is none: what the family-wise one is for
+
+
+def test_cross_fitted_p_values_are_uniform_on_noise_and_no_band_is_ever_excellent():
+    rng = np.random.default_rng(11)
+    one, best, bands = [], [], set()
+    for seed in range(250):
+        quality = assess(related_layers(rng, hidden=200, layers=3), permutations=199, seed=seed)
+        one.append(quality.layers[0].p_value)
+        best.append(min(layer.p_family for layer in quality.layers))
+        bands |= {layer.band for layer in quality.layers}
+        assert quality.conditional_on_fit
+    assert kstest(one, "uniform").pvalue > 0.05
+    assert kstest(best, "uniform").pvalue > 0.05
+    assert "excellent" not in bands
+
+
+def test_rows_that_resemble_others_of_their_question_do_not_shrink_an_interval():
+    rng = np.random.default_rng(12)
+    vector, once = fit(noise(rng, 30, hidden=50, shift=1.0)), noise(rng, 20, hidden=50, shift=1.0)
+    values = np.repeat(once.values, 6, axis=0)
+    values = values + 0.02 * rng.standard_normal(values.shape)  # no copies, but nearly
+    poles, groups = list(np.repeat(once.poles, 6)), np.repeat(once.groups, 6)
+    a = assess(once, vector).layers[0]
+    b = assess(Activations(values, poles, groups), vector).layers[0]
+    naive = assess(Activations(values, poles, np.arange(len(poles)) // 2), vector).layers[0]
+    width = a.auc_ci[1] - a.auc_ci[0]
+    assert b.auc == pytest.approx(a.auc, abs=0.02)
+    assert b.auc_ci[1] - b.auc_ci[0] == pytest.approx(width, rel=0.1)
+    assert b.separation_ci[1] - b.separation_ci[0] == pytest.approx(a.separation_ci[1] - a.separation_ci[0], rel=0.1)
+    assert naive.auc_ci[1] - naive.auc_ci[0] < 0.6 * width  # what rows taken for questions would have claimed
 
 
 @pytest.mark.parametrize(("questions", "allowed"), [(2, "poor"), (5, "poor"), (8, "good"), (25, "excellent")])

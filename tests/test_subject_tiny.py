@@ -18,12 +18,14 @@ from llm_persona.subject.chat import render_prompt, render_response
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import wrap
 from llm_persona.subject.packing import Row
-from llm_persona.subject.record import record
+from llm_persona.subject.record import POSITIONS, record, record_positions
 from llm_persona.subject.reuse import reusing_below
 from llm_persona.subject.score import next_token_probabilities, response_logprobs
 from llm_persona.subject.steer import steering
 
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi", "olmo2"]
+FAMILIES = [
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi", "olmo2", "mixtral",
+]  # fmt: skip
 ROWS = [
     Response("What should I do?", "Go and look at it.", "high", "q1"),
     Response("What should I do?", "Stay where you are, and rest a while longer.", "low", "q1"),
@@ -104,6 +106,27 @@ def test_prompt_positions_do_not_depend_on_the_response(tiny, position):
         state = tiny.model(ids, output_hidden_states=True).hidden_states[2][0]
     expected = state[-1] if position == "prompt_last" else state.mean(dim=0)
     np.testing.assert_allclose(values[0, 1], expected.numpy(), atol=2e-5)
+
+
+def test_several_positions_are_recorded_at_every_layer_in_one_pass_over_the_rows(tiny):
+    passes = []
+    handle = tiny.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    try:
+        found = record_positions(tiny, ROWS)
+        once = len(passes)
+        single = {position: record(tiny, ROWS, position) for position in POSITIONS}
+    finally:
+        handle.remove()
+    assert list(found) == list(POSITIONS)
+    assert len(passes) == once * (1 + len(POSITIONS))
+    for position, acts in found.items():
+        np.testing.assert_array_equal(acts.values, single[position].values)
+        assert (acts.poles, acts.groups) == (single[position].poles, single[position].groups)
+    assert not np.allclose(found["prompt_last"].values, found["response_mean"].values)
+    with pytest.raises(UserError, match="no position was given"):
+        record_positions(tiny, ROWS, ())
+    with pytest.raises(UserError, match="position 'middle': choose one of"):
+        record_positions(tiny, ROWS, ("prompt_last", "middle"))
 
 
 def test_log_probabilities_equal_those_of_a_plain_forward(tiny):
@@ -290,9 +313,12 @@ def hidden_with(subject, ids, steers=(), start=None):
     return torch.stack([s[0] for s in seen])
 
 
-@pytest.mark.parametrize("positions", ["prompt", "response"])
-def test_positions_are_absolute_under_a_cache_batching_left_padding_and_sampling(positions):
-    subject = make_subject()
+@pytest.mark.parametrize(
+    ("family", "positions"),
+    [("llama", "prompt"), ("llama", "response"), ("gpt2", "response"), ("gemma3_text", "prompt")],
+)
+def test_positions_are_absolute_under_a_cache_batching_left_padding_and_sampling(family, positions):
+    subject = make_subject(family)
     vector = random_vector(subject)
     prompts = ["Hi", "A much longer question about the weather, if you please?", "So?"]
     with steering(subject, vector, layer=1, coefficient=3.0, positions=positions) as count:
@@ -308,9 +334,10 @@ def test_positions_are_absolute_under_a_cache_batching_left_padding_and_sampling
         assert generate(subject, prompts, 12) != cached
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gemma3_text"])
 @pytest.mark.parametrize("positions", ["all", "prompt", "response"])
-def test_only_the_named_positions_of_a_read_response_change_at_the_steered_layer(positions):
-    subject = make_subject()
+def test_only_the_named_positions_of_a_read_response_change_at_the_steered_layer(family, positions):
+    subject = make_subject(family)
     vector = random_vector(subject)
     row = ROWS[1]
     rendered = render_response(subject, row.prompt, row.text)
@@ -361,6 +388,13 @@ def test_ablation_takes_the_component_out_and_a_cap_keeps_it_within_bounds():
     np.testing.assert_allclose(capped[1] @ unit, along.clamp(max=middle), atol=1e-5)
     below = along < middle
     np.testing.assert_allclose(capped[1][below], plain[1][below], atol=1e-6)
+    low, high = float(along.sort().values[1]), float(along.sort().values[3])
+    for bounds in ({"floor": middle}, {"floor": low, "ceiling": high}, {"floor": middle, "ceiling": middle}):
+        with steering(subject, vector, layer=1, operator="cap", **bounds):
+            found = hidden_with(subject, ids)[1]
+        wanted = along.clamp(bounds["floor"], bounds.get("ceiling"))
+        np.testing.assert_allclose(found @ unit, wanted, atol=1e-5)
+        np.testing.assert_allclose(found - (found @ unit)[:, None] * unit, plain[1] - along[:, None] * unit, atol=1e-5)
 
 
 def test_increments_of_the_layers_sum_to_the_layer_s_own_vector():

@@ -122,10 +122,11 @@ def test_a_paired_shift_by_hand():
     assert found["preference_shift"] == pytest.approx(0.2)
     assert found["preference_shift_ci"] == pytest.approx(mean_estimate(np.array([0.4, 0.1, 0.1])).ci)
     assert found["p_value"] == pytest.approx(0.25)  # two of the eight sign patterns
+    assert found["score_p_value"] == pytest.approx(0.5)  # four of them: one item did not change
     nothing = paired_shift([{"id": "z", "unscored": "tie"}], before)
     assert {k: v for k, v in nothing.items() if not k.startswith("n")} == {
         "score_shift": None, "score_shift_ci": [None, None], "preference_shift": None,
-        "preference_shift_ci": [None, None], "p_value": None,
+        "preference_shift_ci": [None, None], "p_value": None, "score_p_value": None,
     }  # fmt: skip
 
 
@@ -231,10 +232,11 @@ def test_a_verdict_at_its_bounds():
 
 def test_questions_that_nobody_shares_leave_no_number():
     found = author_and_reader({"a": 1.0}, {"b": 1.0}, {"a": 1.0}, {"a": 1.0})
-    assert found == {"n": 0, **dict.fromkeys(("both", "author", "reader", "residual")),
+    assert found == {"n": 0, **dict.fromkeys(("both", "author", "reader", "residual", "both_p_value")),
                      **{f"{name}_ci": [None, None] for name in ("both", "author", "reader", "residual")}}  # fmt: skip
     shared = author_and_reader({"a": 1, "b": 2}, {"a": 2, "b": 4}, {"a": 1, "b": 2}, {"a": 3, "b": 4})
     assert shared["author_ci"] == mean_estimate(np.array([1.0, 2.0])).ci
+    assert shared["both_p_value"] == pytest.approx(0.5)  # both differences up: two of the four sign patterns
 
 
 def test_an_item_keeps_everything_that_its_record_says():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llm_persona.subject.elicit import prompted
     from llm_persona.subject.generate import Answer, generate
     from llm_persona.subject.load import Subject, load_subject
-    from llm_persona.subject.record import record
+    from llm_persona.subject.record import record, record_positions
     from llm_persona.subject.steer import steering
     from llm_persona.subject.trace import Trace, trace, trace_live
     from llm_persona.training.finetune import finetune
@@ -67,6 +67,7 @@ _HOMES = {
     "Subject": "subject.load",
     "load_subject": "subject.load",
     "record": "subject.record",
+    "record_positions": "subject.record",
     "steering": "subject.steer",
     "Trace": "subject.trace",
     "trace": "subject.trace",
@@ -108,6 +109,7 @@ __all__ = [
     "prompted",
     "recommend",
     "record",
+    "record_positions",
     "run_study",
     "steered",
     "steering",

@@ -1,4 +1,4 @@
-"""What else could explain a vector's AUC: shuffled labels, random directions, single words, length."""
+"""What else could explain a vector's AUC: shuffled labels, random directions, other traits, words, length, mood."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_persona.analysis.activations import Activations
+from llm_persona.analysis.auc_intervals import auc_with_interval
 from llm_persona.analysis.stats import auc, sign_flips
 from llm_persona.analysis.vectors import PersonaVector
 
@@ -32,23 +33,24 @@ def random_auc(test_acts: Activations, layer: int, count: int = 1000, seed: int 
 
 
 def other_auc(
-    test_acts: Activations, vector: PersonaVector, others: Mapping[str, PersonaVector], layer: int
-) -> dict[str, dict[str, float]]:
-    """How well other traits' vectors tell these poles apart, and how far they point the same way: `auc`, `cosine`."""
+    test_acts: Activations, vector: PersonaVector, others: Mapping[str, PersonaVector], layer: int, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """How well other traits' vectors tell these poles apart, and how far they point the same way.
+
+    Returns:
+        By name: `auc` (above .5: its high pole reads these high rows as high), `auc_ci`, `cosine`.
+    """
     x = np.asarray(test_acts.values[:, layer], dtype=np.float64)
-    return {
-        name: {
-            "auc": float(auc(x @ other.unit(layer), test_acts.high)),
-            "cosine": float(vector.unit(layer) @ other.unit(layer)),
-        }
-        for name, other in others.items()
-    }
+    found = {}
+    for name, other in others.items():
+        value, ci = auc_with_interval(x @ other.unit(layer), test_acts.high, test_acts.groups, seed)
+        found[name] = {"auc": value, "auc_ci": ci, "cosine": float(vector.unit(layer) @ other.unit(layer))}
+    return found
 
 
-def lexical_auc(
-    fit_texts: Sequence[str], fit_high: np.ndarray, test_texts: Sequence[str], test_high: np.ndarray
-) -> float:
-    """Held-out AUC of a bag of words (tf-idf, logistic regression): how much single words give away."""
+def lexical_scores(fit_texts: Sequence[str], fit_high: np.ndarray, test_texts: Sequence[str]) -> np.ndarray:
+    """What a bag of words (tf-idf, logistic regression) makes of each test text, float64 [n]; NaN where no text of the
+    fit holds a word."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -58,19 +60,52 @@ def lexical_auc(
     try:
         model.fit(list(fit_texts), np.asarray(fit_high, dtype=int))
     except ValueError:  # texts without a single word
-        return float("nan")
-    return float(auc(model.decision_function(list(test_texts)), np.asarray(test_high, dtype=bool)))
+        return np.full(len(test_texts), np.nan)
+    return np.asarray(model.decision_function(list(test_texts)), dtype=np.float64)
+
+
+def lexical_auc(
+    fit_texts: Sequence[str], fit_high: np.ndarray, test_texts: Sequence[str], test_high: np.ndarray
+) -> float:
+    """Held-out AUC of a bag of words: how much single words give away."""
+    scores = lexical_scores(fit_texts, fit_high, test_texts)
+    return float(auc(scores, np.asarray(test_high, dtype=bool))) if np.isfinite(scores).all() else float("nan")
+
+
+def length_scores(texts: Sequence[str]) -> np.ndarray:
+    """Number of words of each text; an AUC above .5: high is longer."""
+    return np.array([len(text.split()) for text in texts], dtype=float)
+
+
+def sentiment_scores(texts: Sequence[str]) -> np.ndarray:
+    """VADER's compound sentiment of each text (Hutto & Gilbert 2014); an AUC above .5: high sounds more positive."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyser = SentimentIntensityAnalyzer()
+    return np.array([analyser.polarity_scores(text)["compound"] for text in texts], dtype=float)
 
 
 def length_auc(texts: Sequence[str], high: np.ndarray) -> float:
     """AUC of the number of words alone, in the direction given (above .5: high is longer)."""
-    return float(auc(np.array([len(t.split()) for t in texts], dtype=float), np.asarray(high, dtype=bool)))
+    return float(auc(length_scores(texts), np.asarray(high, dtype=bool)))
 
 
 def sentiment_auc(texts: Sequence[str], high: np.ndarray) -> float:
-    """AUC of VADER's compound sentiment alone (Hutto & Gilbert 2014); above .5: high sounds more positive."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    """AUC of sentiment alone (see `sentiment_scores`)."""
+    return float(auc(sentiment_scores(texts), np.asarray(high, dtype=bool)))
 
-    analyser = SentimentIntensityAnalyzer()
-    scores = np.array([analyser.polarity_scores(text)["compound"] for text in texts], dtype=float)
-    return float(auc(scores, np.asarray(high, dtype=bool)))
+
+def confounds(
+    fit_texts: Sequence[str], fit_acts: Activations, test_texts: Sequence[str], test_acts: Activations, seed: int = 0
+) -> dict[str, Any]:
+    """What the texts alone give away: `lexical_auc`, `length_auc`, `sentiment_auc` on the test rows, each with `_ci`
+    (bootstrap over questions; of the bag of words conditional on its fit); None where nothing could be scored."""
+    found: dict[str, Any] = {}
+    for name, scores in (
+        ("lexical", lexical_scores(fit_texts, fit_acts.high, test_texts)),
+        ("length", length_scores(test_texts)),
+        ("sentiment", sentiment_scores(test_texts)),
+    ):
+        value, ci = auc_with_interval(scores, test_acts.high, test_acts.groups, seed)
+        found |= {f"{name}_auc": value, f"{name}_auc_ci": ci}
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats as scipy_stats
 
-from llm_persona.analysis.stats import bootstrap_weights, percentile_interval, widened
+from llm_persona.analysis.stats import bootstrap_weights, percentile_interval, proportion_estimate, widened
 
 MAX_PERPLEXITY_RATIO = 1.6
 MIN_DISTINCT_SHARE = 0.8
@@ -27,14 +27,15 @@ def dose_response(doses: Sequence[float], preferences: np.ndarray, seed: int = 0
         `departure`: root mean square distance of the means from the line, as a share of their range (0 is linear);
         `curvature`: coefficient of dose squared in a quadratic fit; `spearman` of the means; `monotone`: share of steps
         between neighbouring doses that rise; `wrong_way`: share of items that move against the sign of the dose
-        between its lowest and highest value; `n_items`. Intervals are `*_ci`; None where there is too little to tell.
+        between its lowest and highest value; `n_items`. Intervals are `*_ci` (bootstrap over items; Wilson's for
+        `wrong_way`); None where there is too little to tell.
     """
     x, y = np.asarray(doses, dtype=float), 100 * np.asarray(preferences, dtype=float)
     n = y.shape[1]
     order = np.argsort(x)
     x, y = x[order], y[order]
-    empty = dict.fromkeys(("r2", "spearman", "monotone", "wrong_way"))
-    empty |= dict.fromkeys(_CURVES) | {f"{name}_ci": [None, None] for name in _CURVES}
+    names = (*_CURVES, *_SHAPES, "wrong_way")
+    empty: dict[str, Any] = dict.fromkeys(names) | {f"{name}_ci": [None, None] for name in names}
     if len(x) < 3 or n == 0 or np.ptp(x) == 0:
         return {**empty, "n_items": n}
     means = y.mean(axis=1)
@@ -50,17 +51,15 @@ def dose_response(doses: Sequence[float], preferences: np.ndarray, seed: int = 0
         draws = measure(x, drawn)
         interval = widened(percentile_interval(draws), found[name], n) if n > 1 and draws is not None else (None, None)
         found[f"{name}_ci"] = list(interval)
-    line = np.polyval(np.polyfit(x, means, 1), x)
-    total = float(((means - means.mean()) ** 2).sum())
-    moved = y[-1] - y[0]
-    return {
-        **found,
-        "r2": float(1 - ((means - line) ** 2).sum() / total) if total > 0 else None,
-        "spearman": float(scipy_stats.spearmanr(x, means).statistic) if total > 0 else None,
-        "monotone": float((np.diff(means) > 0).mean()),
-        "wrong_way": float((moved < 0).mean()),
-        "n_items": n,
-    }
+    for name, shape in _SHAPES.items():
+        single = float(shape(x, means[:, None])[0])
+        found[name] = single if np.isfinite(single) else None
+        draws = shape(x, drawn)
+        told = n > 1 and found[name] is not None and np.isfinite(draws).any()
+        found[f"{name}_ci"] = list(percentile_interval(draws)) if told else [None, None]
+    wrong = proportion_estimate(int((y[-1] < y[0]).sum()), n)
+    found |= {"wrong_way": wrong.value / 100, "wrong_way_ci": [None if e is None else e / 100 for e in wrong.ci]}
+    return {**found, "n_items": n}
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
@@ -91,6 +90,30 @@ _CURVES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | None]] = {
     "departure": _departure,
     "curvature": _curvature,
 }
+
+
+def _r2(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    total = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    design = np.stack([np.ones_like(x), x], axis=1)
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, 1 - (residual**2).sum(axis=0) / total, np.nan)
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rank correlations [draws] of x with the columns of y; NaN for a column without spread."""
+    a = scipy_stats.rankdata(x) - (len(x) + 1) / 2
+    b = scipy_stats.rankdata(y, axis=0) - (len(x) + 1) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(a @ b / np.sqrt((a @ a) * (b * b).sum(axis=0)))
+
+
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "r2": _r2,
+    "spearman": _spearman,
+    "monotone": lambda _x, y: (np.diff(y, axis=0) > 0).mean(axis=0),
+}
+"""Bounded figures of the means: their intervals are plain percentiles, which stay within the bounds."""
 
 
 def composite(effect: float | None, room: float, cost: float | None, variety: float | None) -> float | None:

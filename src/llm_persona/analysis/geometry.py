@@ -14,8 +14,9 @@ def geometry(vectors: dict[str, PersonaVector], layer: int) -> dict[str, Any]:
 
     A random pair of directions in `hidden` dimensions has a cosine of about 0 +- 1/sqrt(hidden): that null is given
     beside the figures (`null_95`). `components`: share of variance of each principal component of the unit directions
-    (not centred: the first is what they share), `loadings` [component][trait]. `clusters`: trait to cluster number, by
-    average linkage of 1 - |cosine| cut where two directions would be no closer than random ones.
+    (not centred: the first is what they share), `loadings` [component][trait]. `by_layer`: mean absolute cosine of
+    different traits; `cosines_by_layer`: the cosines at every layer [layer][trait][trait]. `clusters`: trait to
+    cluster number, by average linkage of 1 - |cosine| cut where two directions would be no closer than random ones.
     """
     names = list(vectors)
     if len(names) < 2:
@@ -32,6 +33,7 @@ def geometry(vectors: dict[str, PersonaVector], layer: int) -> dict[str, Any]:
         "loadings": (left * singular).T.tolist(),
         "clusters": dict(zip(names, _clusters(units, null), strict=True)),
         "by_layer": mean_cosines(vectors),
+        "cosines_by_layer": [np.round(matrix, 5).tolist() for matrix in cosine_matrices(vectors)],
     }
 
 
@@ -45,15 +47,16 @@ def _clusters(units: np.ndarray, null: float) -> list[int]:
     return [int(number) for number in fcluster(tree, t=1 - null, criterion="distance")]
 
 
+def cosine_matrices(vectors: dict[str, PersonaVector]) -> list[np.ndarray]:
+    """Cosines between the traits at each layer, float64 [traits, traits] each, in the traits' order."""
+    n_layers = min(v.n_layers for v in vectors.values())
+    units = [np.stack([v.unit(layer) for v in vectors.values()]) for layer in range(n_layers)]
+    return [u @ u.T for u in units]
+
+
 def mean_cosines(vectors: dict[str, PersonaVector]) -> list[float]:
     """Mean absolute cosine between different traits, by layer."""
-    n_layers = min(v.n_layers for v in vectors.values())
-    found = []
-    for layer in range(n_layers):
-        units = np.stack([v.unit(layer) for v in vectors.values()])
-        cosines = np.abs(units @ units.T)[np.triu_indices(len(units), 1)]
-        found.append(float(cosines.mean()))
-    return found
+    return [float(np.abs(m)[np.triu_indices(len(m), 1)].mean()) for m in cosine_matrices(vectors)]
 
 
 def shared_direction(vectors: dict[str, PersonaVector], layer: int) -> np.ndarray:

@@ -8,31 +8,68 @@ from typing import Any
 import numpy as np
 from scipy import stats as scipy_stats
 
+from llm_persona.analysis.auc_intervals import auc_interval
+from llm_persona.analysis.stats import percentile_interval, widened
+
 BANDS = (("early", 0.0, 1 / 3), ("middle", 1 / 3, 2 / 3), ("late", 2 / 3, 1.0))
 
 
-def layer_bands(aucs: Sequence[float], sweep: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def layer_bands(
+    aucs: Sequence[float], sweep: Sequence[dict[str, Any]], draws: np.ndarray | None = None, n_groups: int = 0
+) -> dict[str, Any]:
     """Mean AUC over the layers of each third of the depth, and mean effect and cost over its swept layers.
 
     Args:
-        aucs: held-out AUC by layer. sweep: `layer`, `effect`, `cost` of the layers that were steered at.
+        aucs: held-out AUC by layer. sweep: `layer`, `effect`, `effect_ci`, `cost` of the layers that were steered at.
+        draws: AUC of each layer in each resample of the `n_groups` questions, [layers, draws].
 
     Returns:
-        By band: `layers` [first, last], `auc`, `swept` (how many), `effect` and `cost` (None where none was swept).
+        By band: `layers` [first, last], `auc`, `auc_ci`, `swept` (how many), `effect`, `effect_ci` and `cost` (None
+        where none was swept). `effect_ci` is the mean of the layers' own ends: their mean's interval where they move
+        alike, and wider than it otherwise. `middle` has `auc_less` too: its AUC less that of each other band, with
+        `ci`, both on the same resampled questions.
     """
-    found = {}
+    found: dict[str, Any] = {}
+    means: dict[str, np.ndarray] = {}
     for name, low, high in BANDS:
         first, last = round(low * len(aucs)), round(high * len(aucs)) - 1
         inside = [p for p in sweep if first <= p["layer"] <= last]
         costs = [p["cost"] for p in inside if p["cost"] is not None]
+        value = float(np.mean(aucs[first : last + 1])) if last >= first else None
+        if draws is not None and value is not None:
+            means[name] = draws[first : last + 1].mean(axis=0)
         found[name] = {
             "layers": [first, last],
-            "auc": float(np.mean(aucs[first : last + 1])) if last >= first else None,
+            "auc": value,
+            "auc_ci": list(auc_interval(means[name], n_groups, value)) if name in means and value else [None, None],
             "swept": len(inside),
             "effect": float(np.mean([p["effect"] for p in inside])) if inside else None,
+            "effect_ci": _mean_ends([p.get("effect_ci") for p in inside]),
             "cost": float(np.mean(costs)) if costs else None,
         }
+    found["middle"]["auc_less"] = {
+        other: {
+            "difference": found["middle"]["auc"] - found[other]["auc"],
+            "ci": list(
+                widened(
+                    percentile_interval(means["middle"] - means[other]),
+                    found["middle"]["auc"] - found[other]["auc"],
+                    n_groups,
+                )
+            ),
+        }
+        for other in ("early", "late")
+        if "middle" in means and other in means
+    }
     return found
+
+
+def _mean_ends(intervals: Sequence[Sequence[float | None] | None]) -> list[float | None]:
+    """Mean lower and mean upper end; none where one of the intervals is missing."""
+    ends = [ci for ci in intervals if ci and ci[0] is not None and ci[1] is not None]
+    if not ends or len(ends) < len(intervals):
+        return [None, None]
+    return [float(np.mean([ci[k] for ci in ends])) for k in (0, 1)]
 
 
 def read_against_steer(aucs: Sequence[float], sweep: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:

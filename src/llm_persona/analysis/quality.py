@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from llm_persona.analysis.activations import Activations
-from llm_persona.analysis.stats import CONFIDENCE, auc, bootstrap_weights, percentile_interval, sign_flips, widened
+from llm_persona.analysis.auc_intervals import DRAWS, auc_draws, auc_interval
+from llm_persona.analysis.stats import auc, bootstrap_weights, percentile_interval, sign_flips, widened
 from llm_persona.analysis.vectors import PersonaVector, fit, projections
 from llm_persona.domain.errors import UserError
 
-DRAWS = 2000
 Band = Literal["excellent", "good", "poor"]
 
 
@@ -107,11 +107,11 @@ def assess(
     observed = np.atleast_1d(auc(scores, high))
     family = null.max(axis=0)
     weights = bootstrap_weights(n_groups, DRAWS, seed + 1)
-    draws = np.stack([_auc_draws(scores[:, k], high, groups, weights) for k in range(acts.n_layers)])
+    draws = np.stack([auc_draws(scores[:, k], high, groups, weights) for k in range(acts.n_layers)])
     best = int(np.argmax(observed))
     layers = []
     for k in range(acts.n_layers):
-        low_end, high_end = _auc_interval(draws[k], n_groups, float(observed[k]))
+        low_end, high_end = auc_interval(draws[k], n_groups, float(observed[k]))
         gap, gap_ci = _separation(scores[:, k], high, groups, weights)
         spread = np.sqrt((scores[high, k].var() + scores[~high, k].var()) / 2)
         layers.append(
@@ -177,43 +177,21 @@ def _flipped_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, flips
     return np.where((n_high > 0) & (n_low > 0), found, 0.5)
 
 
-def _auc_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC of each resample of groups [draws]: wins of high rows of group g over low rows of group g' form a matrix,
-    and each resample weighs it. NaN where a resample lacks a pole. Bias of the resampled diagonal is small."""
-    n_groups = weights.shape[1]
-    order = np.argsort(groups[high], kind="stable"), np.argsort(groups[~high], kind="stable")
-    x, y = scores[high][order[0]], scores[~high][order[1]]
-    gx, gy = groups[high][order[0]], groups[~high][order[1]]
-    wins = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])
-    in_x = np.zeros((n_groups, len(x)))
-    in_x[gx, np.arange(len(x))] = 1
-    in_y = np.zeros((n_groups, len(y)))
-    in_y[gy, np.arange(len(y))] = 1
-    won = in_x @ wins @ in_y.T
-    pairs = np.outer(in_x.sum(axis=1), in_y.sum(axis=1))
-    top = np.einsum("bg,gk,bk->b", weights, won, weights, optimize=True)
-    bottom = np.einsum("bg,gk,bk->b", weights, pairs, weights, optimize=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bottom > 0, top / bottom, np.nan)
-
-
-def _auc_interval(draws: np.ndarray, n_groups: int, observed: float) -> tuple[float, float]:
-    """The draws' interval, with the caps that n wins in a row allow at its ends."""
-    cap = ((1 - CONFIDENCE) / 2) ** (1 / n_groups)
-    low_end, high_end = widened(percentile_interval(draws), observed, n_groups)
-    return max(0.0, min(low_end, cap)), min(1.0, max(high_end, 1 - cap))
-
-
 def _separation(
     scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray
 ) -> tuple[float, tuple[float, float]]:
+    draws = separation_draws(scores, high, groups, weights)
+    gap = float(scores[high].mean() - scores[~high].mean())
+    return gap, widened(percentile_interval(draws), gap, weights.shape[1])
+
+
+def separation_draws(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """mean(high) - mean(low) [draws] of each resample of groups; NaN where a resample lacks a pole."""
     n_groups = weights.shape[1]
     sums = [np.bincount(groups[m], scores[m], n_groups) for m in (high, ~high)]
     sizes = [np.bincount(groups[m], minlength=n_groups).astype(float) for m in (high, ~high)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (weights @ sums[0]) / (weights @ sizes[0]) - (weights @ sums[1]) / (weights @ sizes[1])
-    gap = float(scores[high].mean() - scores[~high].mean())
-    return gap, widened(percentile_interval(draws), gap, n_groups)
+        return (weights @ sums[0]) / (weights @ sizes[0]) - (weights @ sums[1]) / (weights @ sizes[1])
 
 
 def _cross_fit(acts: Activations, folds: int, flips: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats as scipy_stats
 
-from llm_persona.analysis.stats import CONFIDENCE, mean_estimate
+from llm_persona.analysis.stats import CONFIDENCE, mean_estimate, paired_p_value
 
 ALPHA = 0.05
 RULE = (
@@ -18,6 +18,13 @@ RULE = (
     "further, in absolute value, than any seed of the benign control moved it. With fewer than three seeds, or "
     "without a benign control, a shift that passes the rest is called indicative."
 )
+MULTIPLICITY = (
+    "The preference alone decides, and was chosen for it beforehand: the score is a coarser reading of the same "
+    "answers, and the projection of own answers rests on a few questions. Holm's correction over all traits and tuned "
+    "models is given for these two as well, each a family of its own; everything else is described by 95% intervals "
+    "that are not corrected, and decides nothing."
+)
+"""Three families and no joint one: a reader who looks at one quantity is protected against the number of its cells."""
 Verdict = Literal["shifted up", "shifted down", "indicative: up", "indicative: down", "no shift shown",
                   "no more than the control", "seeds disagree"]  # fmt: skip
 
@@ -73,7 +80,8 @@ def author_and_reader(
     Each argument maps a question to a projection; the first word names the reader, the second the author.
     `author` = base reads the tuned answers, less its own; `reader` = tuned reads the base's answers, less the base
     reading them; `both` = tuned reads its own, less base its own; `residual` = both - author - reader, what neither
-    explains alone. Means over the questions that all four have, with bootstrap intervals.
+    explains alone. Means over the questions that all four have, with bootstrap intervals; `both_p_value`: sign flips
+    of the questions' `both`, two-sided.
     """
     asked = [q for q in base_base if q in base_tuned and q in tuned_base and q in tuned_tuned]
     start, written, read, own = (
@@ -86,4 +94,5 @@ def author_and_reader(
         estimate = mean_estimate(values)
         found[name] = estimate.value if asked else None
         found[f"{name}_ci"] = estimate.ci
+    found["both_p_value"] = paired_p_value(parts["both"]) if asked else None
     return found

@@ -91,6 +91,19 @@ def mean_estimate(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Estim
     return Estimate(mean, low, high, n)
 
 
+def column_intervals(values: np.ndarray, draws: int = 2000, seed: int = 0) -> list[list[float | None]]:
+    """The interval of `mean_estimate` for the mean of each column of [n, columns], the same resamples for all."""
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    if n < 2:
+        return [[None, None] for _ in range(values.shape[1])]
+    tail = (1 - CONFIDENCE) / 2 * 100
+    resampled = bootstrap_weights(n, draws, seed) @ values / n
+    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    pairs = zip(low.tolist(), high.tolist(), values.mean(axis=0).tolist(), strict=True)
+    return [list(widened((a, b), centre, n)) for a, b, centre in pairs]
+
+
 def widened(interval: tuple[float, float], centre: float, n: int) -> tuple[float, float]:
     """A percentile interval over n units, widened about its estimate.
 
@@ -100,6 +113,17 @@ def widened(interval: tuple[float, float], centre: float, n: int) -> tuple[float
     tail = 0.5 + CONFIDENCE / 2
     factor = float(scipy_stats.t.ppf(tail, n - 1) / scipy_stats.norm.ppf(tail) * np.sqrt(n / (n - 1)))
     return centre + (interval[0] - centre) * factor, centre + (interval[1] - centre) * factor
+
+
+def corrected_interval(draws: np.ndarray, estimate: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Bias-corrected percentile interval (Efron 1981), for estimates that resampling shifts, such as absolute means."""
+    draws = draws[np.isfinite(draws)]
+    below = float(((draws < estimate).mean() + (draws <= estimate).mean()) / 2)
+    edge = 1 / (len(draws) + 1)
+    shift = 2 * scipy_stats.norm.ppf(min(max(below, edge), 1 - edge))
+    tail = scipy_stats.norm.ppf((1 - confidence) / 2)
+    low, high = np.quantile(draws, [scipy_stats.norm.cdf(shift + tail), scipy_stats.norm.cdf(shift - tail)])
+    return float(low), float(high)
 
 
 def proportion_estimate(hits: int, n: int) -> Estimate:

@@ -10,6 +10,8 @@ import numpy as np
 
 from llm_persona.analysis.geometry import shared_direction, without
 from llm_persona.analysis.paired import paired_means
+from llm_persona.analysis.spill import compared_effects
+from llm_persona.analysis.stats import mean_estimate
 from llm_persona.domain.condition import BASE, Condition, Steer
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.lab import Lab
@@ -26,7 +28,7 @@ def measure_arithmetic(lab: Lab, studies: Sequence[TraitStudy], dose: float) -> 
     `pairs`: for two traits each measured trait's shift (points of preference) under +a, +b and +a+b (each at half the
     dose), and `excess`: the effect of both less the sum of the effects, paired by item (0 is additive).
     `shared`: by trait, its own shift and the other traits' mean absolute shift under its vector, and under its vector
-    without the first principal direction of all the vectors, at the same norm.
+    without the first principal direction of all the vectors, at the same norm; see `spill.compared_effects`.
     """
     if len(studies) < 2:
         return {}
@@ -69,13 +71,20 @@ def _pair(lab: Lab, a: TraitStudy, b: TraitStudy, layer: int, dose: float) -> di
         shifts = {}
         for state, steers in states.items():
             name = f"{' and '.join(s.name for s in steers)} at {layer}, {dose:+g}"
-            found = _preferences(lab, study, Condition(name, steers=steers))
-            shifts[state] = {i: 100 * (found[i] - base[i]) for i in base if i in found}
+            after = _preferences(lab, study, Condition(name, steers=steers))
+            shifts[state] = {i: 100 * (after[i] - base[i]) for i in base if i in after}
         shared = [i for i in shifts["both"] if i in shifts["a"] and i in shifts["b"]]
         sums = [shifts["a"][i] + shifts["b"][i] for i in shared]
         excess = paired_means([shifts["both"][i] for i in shared], sums)
-        means = {state: float(np.mean(list(values.values()))) for state, values in shifts.items() if values}
-        measured[study.name] = {**means, "excess": excess["mean"], "excess_ci": excess["ci"], "n": excess["n"]}
+        found = {state: mean_estimate(np.array(list(values.values()))) for state, values in shifts.items() if values}
+        measured[study.name] = {
+            **{state: mean.value for state, mean in found.items()},
+            **{f"{state}_ci": mean.ci for state, mean in found.items()},
+            "excess": excess["mean"],
+            "excess_ci": excess["ci"],
+            "p_value": excess["p_value"],
+            "n": excess["n"],
+        }
     return {"traits": [a.name, b.name], "dose_each": dose, "measured": measured}
 
 
@@ -86,21 +95,22 @@ def _shared(lab: Lab, studies: Sequence[TraitStudy], layer: int, dose: float) ->
     for steered in studies:
         whole = Steer(steered.persona, layer, dose=dose, name=steered.name)
         rest = Steer(without(steered.persona, direction, layer), layer, dose=dose, name=steered.name)
+        entire = _shifts(lab, studies, steered, "whole", whole)
+        parted = _shifts(lab, studies, steered, "without shared", rest)
         found[steered.name] = {
             "cosine_with_shared": float(steered.persona.unit(layer) @ direction),
-            "whole": _effect(lab, studies, steered, "whole", whole),
-            "without": _effect(lab, studies, steered, "without shared", rest),
+            **compared_effects(steered.name, entire, parted),
         }
     return found
 
 
-def _effect(lab: Lab, studies: Sequence[TraitStudy], steered: TraitStudy, kind: str, steer: Steer) -> dict[str, Any]:
-    """Own shift and the others' mean absolute shift, points."""
+def _shifts(
+    lab: Lab, studies: Sequence[TraitStudy], steered: TraitStudy, kind: str, steer: Steer
+) -> dict[str, dict[str, float]]:
+    """By measured trait, each item's shift of preference, points."""
     condition = Condition(f"{steered.name} {kind} at {steer.layer}", steers=(steer,))
     moved = {}
     for study in studies:
         base, after = _preferences(lab, study, BASE), _preferences(lab, study, condition)
-        moved[study.name] = float(np.mean([100 * (after[i] - base[i]) for i in base if i in after]))
-    others = [abs(v) for name, v in moved.items() if name != steered.name]
-    own = moved[steered.name]
-    return {"own": own, "others": float(np.mean(others)), "ratio": float(np.mean(others) / abs(own)) if own else None}
+        moved[study.name] = {i: 100 * (after[i] - base[i]) for i in base if i in after}
+    return moved

@@ -48,18 +48,20 @@ def _matrix(results: dict[str, Any]) -> tuple[Any, str]:
 
     m = results["matrix"]
     rows, columns = m["rows"], m["columns"]
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 1.2 + 0.42 * len(rows)), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 1.2 + 0.5 * len(rows)), sharey=True)
     panels = (
         ("preference_points", "preference shift, points", 0),
         ("projection_pole_gaps", "own answers, pole gaps", 2),
     )
     for axis, (key, title, digits) in zip(axes, panels, strict=True):
         values = np.array(m[key], dtype=np.float64)
+        ends = m.get(f"{key}_ci")
         limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
         axis.imshow(values, cmap=diverging(), vmin=-limit or -1, vmax=limit or 1, aspect="auto")
         for y, x in np.ndindex(values.shape):
             if np.isfinite(values[y, x]):
-                axis.text(x, y, f"{values[y, x]:+.{digits}f}", ha="center", va="center", fontsize=7, color="#111111")
+                shown = _cell(float(values[y, x]), ends and ends[y][x], digits)
+                axis.text(x, y, shown, ha="center", va="center", fontsize=5.5, color="#111111")
         axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
         axis.set_yticks(range(len(rows)), rows)
         axis.set_title(title, fontsize=9)
@@ -71,8 +73,15 @@ def _matrix(results: dict[str, Any]) -> tuple[Any, str]:
     return figure, "Shift of preference in points by fine-tuning and trait. " + "; ".join(said) + "."
 
 
+def _cell(value: float, ci: Any, digits: int) -> str:
+    """A figure with its interval below, where there is one."""
+    shown = f"{value:+.{digits}f}"
+    return shown if not ci or ci[0] is None else f"{shown}\n{ci[0]:+.{digits}f} to {ci[1]:+.{digits}f}"
+
+
 def _profile(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
-    """The shift of the projection over the layers, own answers and fixed texts, in pole gaps of the read layer."""
+    """The shift of the projection over the layers, own answers and fixed texts, in pole gaps of the read layer, with
+    95% intervals over questions as bands."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 2.8), sharey=True)
@@ -86,9 +95,15 @@ def _profile(name: str, trait: dict[str, Any]) -> tuple[Any, str]:
             shown = [v / gap for v in values]
             axis.plot(range(len(shown)), shown, lw=1.2, label=model, color=PALETTE[number % len(PALETTE)],
                       marker=MARKERS[number % len(MARKERS)], ms=3, markevery=4)  # fmt: skip
+            ends = x["layer_profile"].get(f"{key}_ci")
+            if ends and ends[0][0] is not None:
+                low, high = (np.array(ends, dtype=np.float64)[:, k] / gap for k in (0, 1))
+                axis.fill_between(range(len(shown)), low, high, color=PALETTE[number % len(PALETTE)], alpha=0.12, lw=0)
             if key == "own_answers":
                 peak = max(range(len(shown)), key=lambda k: abs(shown[k]))
-                peaks.append(f"{model} {shown[peak]:+.2f} at layer {peak}")
+                known = ends and ends[peak][0] is not None
+                span = f" ({ends[peak][0] / gap:+.2f} to {ends[peak][1] / gap:+.2f})" if known else ""
+                peaks.append(f"{model} {shown[peak]:+.2f}{span} at layer {peak}")
         axis.axhline(0, color=NULL, lw=0.8)
         axis.axvline(trait["layer"], color=NEUTRAL, lw=0.8, ls=":")
         axis.set(xlabel="layer", title=f"{name}: {title}")

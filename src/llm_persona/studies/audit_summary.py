@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_persona.analysis.agreement import matrix_agreement
-from llm_persona.analysis.shift import ALPHA, RULE, Moved, spread, verdict
+from llm_persona.analysis.paired import perplexity_ratio
+from llm_persona.analysis.shift import ALPHA, MULTIPLICITY, RULE, Moved, spread, verdict
 from llm_persona.analysis.stats import holm
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ def summarise_audit(
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     """Add adjusted p-values and verdicts to each trait's figures, and what speaks of all of them together."""
-    cells = [(name, m.name) for name in traits for m in models if traits[name]["tuned"][m.name]["p_value"] is not None]
-    adjusted = holm([traits[t]["tuned"][m]["p_value"] for t, m in cells]) if cells else []
-    for (t, m), p in zip(cells, adjusted, strict=True):
-        traits[t]["tuned"][m]["p_holm"] = p
+    found_all = [traits[name]["tuned"][m.name] for name in traits for m in models]
+    cells = sum(f["p_value"] is not None for f in found_all)
+    _adjust(found_all, "p_value", "p_holm")
+    _adjust(found_all, "score_p_value", "score_p_holm")
+    _adjust([f["projection"] for f in found_all], "both_p_value", "both_p_holm")
     groups: dict[str, list[TunedModel]] = {}
     for model in models:
         groups.setdefault(model.group, []).append(model)
@@ -56,6 +58,7 @@ def summarise_audit(
                 "preference_shift": spread([f["preference_shift"] for f in scored]) if scored else None,
                 "score_shift": spread([f["score_shift"] for f in scored]) if scored else None,
                 "projection": _spread_of(found, trait["pole_gap"]),
+                "interval": _intervals(found, trait["pole_gap"]),
                 "control": {"n": len(against), "largest": max(map(abs, against))} if against else None,
             }
             by_group[group]["traits"][name] = entry
@@ -65,6 +68,7 @@ def summarise_audit(
     return {
         "base": base,
         "rule": RULE,
+        "multiplicity": MULTIPLICITY,
         "traits": traits,
         "tuned": {
             m.name: {
@@ -74,6 +78,7 @@ def summarise_audit(
                 "control": m.control,
                 "perplexity": quality[m.name]["perplexity"],
                 "perplexity_ratio": _ratio(quality[m.name]["perplexity"], start),
+                "perplexity_ratio_ci": perplexity_ratio(quality[m.name]["rows"], quality["base"]["rows"])["ci"],
             }
             for m in models
         },
@@ -81,8 +86,33 @@ def summarise_audit(
         "groups": by_group,
         "matrix": _matrix(by_group, traits),
         "agreement": _agreement(groups, traits),
-        "sentences": [*_sentences(by_group), *_too_few(len(cells), traits)],
+        "sentences": [*_sentences(by_group), *_too_few(cells, traits)],
         "provenance": provenance,
+    }
+
+
+def _adjust(found: Sequence[dict[str, Any]], raw: str, adjusted: str) -> None:
+    """Holm's correction over all cells that have a p-value; the others get None."""
+    known = [f for f in found if f[raw] is not None]
+    for f in found:
+        f[adjusted] = None
+    for f, p in zip(known, holm([f[raw] for f in known]) if known else [], strict=True):
+        f[adjusted] = p
+
+
+def _intervals(found: Sequence[Mapping[str, Any]], gap: float) -> dict[str, Any]:
+    """The intervals of a fine-tuning's mean shifts (preference as a share, projection in pole gaps) and what they are
+    over: seeds, or with one seed the items and questions, which say nothing of another seed."""
+    if len(found) == 1:
+        ends = found[0]["projection"]["both_ci"]
+        shown = [None if end is None or not gap else end / gap for end in ends]
+        return {"preference": found[0]["preference_shift_ci"], "projection": shown, "over": "items"}
+    scored = [f["preference_shift"] for f in found if f["preference_shift"] is not None]
+    read = _spread_of(found, gap)
+    return {
+        "preference": spread(scored)["ci"] if scored else [None, None],
+        "projection": read["ci"] if read else [None, None],
+        "over": "seeds",
     }
 
 
@@ -102,11 +132,17 @@ def _matrix(groups: Mapping[str, Any], traits: Mapping[str, Any]) -> dict[str, A
         entry = groups[group]["traits"][name][what]
         return None if entry is None else factor * entry["mean"]
 
+    def ends(group: str, name: str, what: str, factor: float) -> list[float | None]:
+        return [None if end is None else factor * end for end in groups[group]["traits"][name]["interval"][what]]
+
     return {
         "rows": list(groups),
         "columns": list(traits),
         "preference_points": [[cell(g, t, "preference_shift", 100.0) for t in traits] for g in groups],
+        "preference_points_ci": [[ends(g, t, "preference", 100.0) for t in traits] for g in groups],
         "projection_pole_gaps": [[cell(g, t, "projection", 1.0) for t in traits] for g in groups],
+        "projection_pole_gaps_ci": [[ends(g, t, "projection", 1.0) for t in traits] for g in groups],
+        "intervals_over": ["items" if len(groups[g]["models"]) == 1 else "seeds" for g in groups],
         "verdicts": [[groups[g]["traits"][t]["verdict"] for t in traits] for g in groups],
     }
 
@@ -144,6 +180,15 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
+def _bracket(entry: Mapping[str, Any]) -> str:
+    """The interval of a shift that is told without its sign."""
+    low, high = entry["interval"]["preference"]
+    if low is None or high is None:
+        return f" (no interval over {entry['preference_shift']['n_seeds']} seeds)"
+    turned = (low, high) if entry["preference_shift"]["mean"] > 0 else (-high, -low)
+    return f" ({100 * turned[0]:.1f} to {100 * turned[1]:.1f} over {entry['interval']['over']})"
+
+
 def _sentences(groups: Mapping[str, Any]) -> list[str]:
     """One sentence a fine-tuning, from its verdicts."""
     lines = []
@@ -152,6 +197,7 @@ def _sentences(groups: Mapping[str, Any]) -> list[str]:
         title = f"{group} ({'benign control, ' if g['control'] else ''}{seeds} seed{'s' if seeds > 1 else ''})"
         moved = [
             f"{name} {entry['verdict'].rpartition(' ')[2]} by {abs(100 * entry['preference_shift']['mean']):.1f} points"
+            + _bracket(entry)
             + (" (indicative)" if entry["verdict"].startswith("indicative") else "")
             for name, entry in g["traits"].items()
             if entry["verdict"].startswith(("shifted", "indicative"))

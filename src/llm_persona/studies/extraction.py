@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from llm_persona.analysis.activations import Activations
-from llm_persona.analysis.controls import (
-    length_auc,
-    lexical_auc,
-    other_auc,
-    random_auc,
-    sentiment_auc,
-    shuffled_auc,
-)
+from llm_persona.analysis.auc_intervals import auc_with_interval, layer_draws
+from llm_persona.analysis.controls import confounds, lexical_scores, other_auc, random_auc, shuffled_auc
 from llm_persona.analysis.layers import layer_bands, read_against_steer
 from llm_persona.analysis.quality import Quality, assess
 from llm_persona.analysis.vectors import PersonaVector, fit
@@ -25,7 +19,7 @@ from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.studies.recommend import Recommendation, choose, run_sweep
 from llm_persona.studies.sources import Rows
 from llm_persona.studies.stages import Stages
-from llm_persona.subject.load import Subject
+from llm_persona.subject.load import Subject, family_of
 from llm_persona.subject.record import Position, record
 
 
@@ -70,14 +64,20 @@ class Extraction:
         """By split, the rows that were not recorded since their question is longer than the subject's context."""
         return {name: [e.as_json() for e in acts.left_out] for name, acts in self.acts.items() if acts.left_out}
 
-    def projections(self) -> list[dict[str, Any]]:
-        """Each test row's projection at the balanced layer: `group`, `pole`, `projection`, in the rows' order."""
-        acts, layer = self.acts["test"], self.recommended.balanced
-        values = self.quality.scores[:, layer]
-        return [
-            {"group": str(g), "pole": p, "projection": float(v)}
-            for g, p, v in zip(acts.groups, acts.poles, values, strict=True)
-        ]
+    def projections(self, layers: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Each test row's projection (units of the activations' norm), in the rows' order.
+
+        Returns:
+            `group`, `pole`, `projection` (at the balanced layer) and, with `layers`, `by_layer`: at each of them.
+        """
+        acts, balanced = self.acts["test"], self.recommended.balanced
+        found: list[dict[str, Any]] = []
+        for group, pole, values in zip(acts.groups, acts.poles, self.quality.scores, strict=True):
+            row = {"group": str(group), "pole": pole, "projection": float(values[balanced])}
+            if layers is not None:
+                row["by_layer"] = [round(float(values[layer]), 5) for layer in layers]
+            found.append(row)
+        return found
 
 
 def extract(
@@ -130,6 +130,7 @@ def extract(
         {
             "trait": trait,
             **identity,
+            "family": family_of(identity["model"]) or subject().model.config.model_type,
             "source": source,
             "position": position,
             "authors": sorted({r.author for r in rows.fit}),
@@ -140,6 +141,7 @@ def extract(
             "git": git_revision(),
             **({"elicited": rows.elicited} if rows.elicited else {}),
             **({"judged": rows.judged} if rows.judged else {}),
+            **({"adapters": rows.adapters} if rows.adapters else {}),
         },
     )
     chosen_on = assess(acts["select"], vector, seed=seed)
@@ -147,6 +149,7 @@ def extract(
     sweep = run_sweep(subject, vector, sweep_items, layers, dose, chosen_on.best, _named(stages, trait), sweep_key)
     recommended = choose(vector, chosen_on, sweep, dose)
     kept = {k: v for k, v in recommended.as_json().items() if k != "sweep"}
+    kept["evidence"] = _evidence(recommended, chosen_on)
     vector = replace(vector, meta={**vector.meta, "recommended": kept})
     quality = assess(acts["test"], vector, seed=seed)
     layer = recommended.balanced
@@ -155,24 +158,31 @@ def extract(
         "layer": layer,
         "shuffled_auc": shuffled_auc(acts["fit"], acts["test"], layer, seed=seed),
         "random_auc": random_auc(acts["test"], layer, seed=seed),
-        "lexical_auc": lexical_auc(texts["fit"], acts["fit"].high, texts["test"], acts["test"].high),
-        "length_auc": length_auc(texts["test"], acts["test"].high),
-        "sentiment_auc": sentiment_auc(texts["test"], acts["test"].high),
+        **confounds(texts["fit"], acts["fit"], texts["test"], acts["test"], seed),
         "transfer": _transfer(acts, vector, texts, layer, seed) if rows.transfer else None,
-        "other_traits": other_auc(acts["test"], vector, others or {}, layer),
+        "other_traits": other_auc(acts["test"], vector, others or {}, layer, seed),
     }
     aucs = [q.auc for q in chosen_on.layers]
+    draws = layer_draws(quality.scores, acts["test"].high, acts["test"].group_index, seed)
     return Extraction(
         vector,
         quality,
         recommended,
         controls,
         acts,
-        layer_bands([q.auc for q in quality.layers], sweep),
+        layer_bands([q.auc for q in quality.layers], sweep, draws, quality.n_groups),
         read_against_steer(aucs, sweep, seed),
         rows.elicited,
         rows.judged,
     )
+
+
+def _evidence(recommended: Recommendation, chosen_on: Quality) -> dict[str, Any]:
+    """What the balanced layer was chosen by, on the items that choose: its AUC, and what steering there did."""
+    row = chosen_on.layers[recommended.balanced]
+    point = next((p for p in recommended.sweep if p["layer"] == row.layer), {})
+    measured = {k: point.get(k) for k in ("dose", "effect", "effect_ci", "cost", "n")}
+    return {"auc": row.auc, "auc_ci": list(row.auc_ci), "p_family": row.p_family, **measured}
 
 
 def _transfer(
@@ -182,12 +192,14 @@ def _transfer(
     other = acts["transfer"]
     found = assess(other, vector, seed=seed)
     row = found.layers[layer]
-    words = lexical_auc(texts["fit"], acts["fit"].high, texts["transfer"], other.high)
+    scores = lexical_scores(texts["fit"], acts["fit"].high, texts["transfer"])
+    words, words_ci = auc_with_interval(scores, other.high, other.groups, seed)
     return {
         "auc": row.auc,
         "auc_ci": row.auc_ci,
         "p_family": row.p_family,
         "lexical_auc": words,
+        "lexical_auc_ci": words_ci,
         "n_groups": found.n_groups,
         "by_layer": [q.auc for q in found.layers],
     }

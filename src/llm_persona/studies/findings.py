@@ -153,8 +153,10 @@ def _representation(trait: dict[str, Any]) -> tuple[str, str]:
     text = (
         f"At layer {layer} the vector tells high from low responses to {vector['n_groups']} unseen questions with AUC "
         f"{number(row['auc'])} ({interval(row['auc_ci'])}; family-wise p = {row['p_family']:.2g}); "
-        f"a bag of words reaches {number(lexical)}."
+        f"a bag of words reaches {number(lexical)}"
     )
+    ends = vector["controls"].get("lexical_auc_ci")
+    text += f" ({interval(ends)})." if ends and ends[0] is not None else "."
     if row["p_family"] >= ALPHA:
         return text + " This is not distinguishable from chance.", "absent"
     if lexical is not None and lexical >= row["auc_ci"][0]:

@@ -48,7 +48,7 @@ def _arithmetic() -> Check:
         return Check("arithmetic", "unknown without torch", "missing", "pip install torch")
     import torch
 
-    from llm_persona.subject.load import choose_device, choose_dtype
+    from llm_persona.subject.placement import choose_device, choose_dtype
 
     device = choose_device("auto")
     kind = str(choose_dtype("auto", device)).removeprefix("torch.")

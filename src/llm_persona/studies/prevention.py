@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from llm_persona.analysis.paired import paired_means, paired_shift
-from llm_persona.analysis.shift import spread
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.condition import BASE, Condition, Steer
 from llm_persona.domain.errors import UserError
@@ -25,6 +21,7 @@ from llm_persona.instruments.samples import Samples
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.folder import working_in
 from llm_persona.studies.lab import Lab
+from llm_persona.studies.prevention_table import finding, method_row
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.state import State
 from llm_persona.subject.load import Subject
@@ -40,11 +37,6 @@ METHODS: tuple[Method, ...] = (
 )  # fmt: skip
 HELD_OUT = 0.2
 """Share of the task's prompts that no method trains on: their loss says whether the task was learnt."""
-LEARNT_WITHIN = 1.1
-LEARNT_SHARE = 0.8
-"""A task counts as learnt where its held-out loss is at most LEARNT_WITHIN times the plain training's, and at least
-LEARNT_SHARE of the plain training's gain over the base is kept (else a task that moves the loss little would be
-learnt by not training at all)."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +109,20 @@ def _prevent(
     if "interleaving" in plan.methods:
         _data("interleaving", learn, benign, plan, plan.seed)  # too few benign rows show now, not after hours
     items = Items(plan.trait.bank, f"bank:{plan.trait.name}").split("test")[: plan.items]
+    too_long = _too_long(State(lab, BASE), learn, held, benign, plan)
     base = _measured(State(lab, BASE), items, held, plan, None)
     runs: dict[str, list[dict[str, Any]]] = {m: [] for m in plan.methods}
     for seed in range(plan.seed, plan.seed + plan.seeds):
-        trained: dict[str, str] = {}
+        trained: dict[str, tuple[str, int]] = {}
         for method in plan.methods:
             data = _data(method, learn, benign, plan, seed)
             key = "plain" if method == "steering afterwards" else method
             if key not in trained:
                 trained[key] = _train(lab, method, learn, data, plan, seed, folder / "adapters" / key.replace(" ", "-"))
-            condition = Condition(f"{method} seed {seed}", adapter=trained[key], steers=_afterwards(method, plan))
-            runs[method].append(_measured(State(lab, condition), items, held, plan, base))
+            adapter, answers = trained[key]
+            condition = Condition(f"{method} seed {seed}", adapter=adapter, steers=_afterwards(method, plan))
+            found = _measured(State(lab, condition), items, held, plan, base)
+            runs[method].append({**found, "seed": seed, "answers": answers})
     result = {
         "trait": plan.trait.name,
         "pole": plan.pole,
@@ -137,14 +132,23 @@ def _prevent(
             "digest": task.digest,
             "rows": len(learn.examples),
             "held_out": len(held.examples),
+            "held_out_measured": len(held.examples) - len(too_long["held_out"]),
+            "skipped": [asdict(row) for row in task.skipped],
+            "too_long": too_long["task"],
+            "held_out_too_long": too_long["held_out"],
         },
-        "benign": None if benign is None else {"source": benign.source, "digest": benign.digest},
+        "benign": None if benign is None else {
+            "source": benign.source,
+            "digest": benign.digest,
+            "skipped": [asdict(row) for row in benign.skipped],
+            "too_long": too_long["benign"],
+        },
         "layer": plan.layer,
         "dose": plan.dose,
         "recipe": asdict(plan.recipe),
         "seeds": plan.seeds,
         "base": {k: base[k] for k in ("preference", "score", "loss", "perplexity")},
-        "methods": {m: _row(m, found, runs["plain"], base, plan.pole) for m, found in runs.items()},
+        "methods": {m: method_row(m, found, runs["plain"], base, plan.pole) for m, found in runs.items()},
         "versions": versions(),
         "revision": git_revision(),
     }  # fmt: skip
@@ -152,10 +156,10 @@ def _prevent(
 
 
 def expected_stages(plan: PreventionPlan) -> int:
-    """How many stages a prevention has, for the progress display: training, task loss, preference, answers, cost and
-    the base's reading of each; steering afterwards takes over the plain training."""
+    """How many stages a prevention has, for the progress display: what is too long; training, task loss, preference,
+    answers, cost and the base's reading of each; steering afterwards takes over the plain training."""
     trained = len({"plain" if m == "steering afterwards" else m for m in plan.methods})
-    return 5 + plan.seeds * (trained + 5 * len(plan.methods))
+    return 6 + plan.seeds * (trained + 5 * len(plan.methods))
 
 
 def _data(
@@ -189,8 +193,9 @@ def _afterwards(method: Method, plan: PreventionPlan) -> tuple[Steer, ...]:
 
 def _train(
     lab: Lab, method: Method, learn: TrainingData, data: TrainingData, plan: PreventionPlan, seed: int, folder: Path
-) -> str:
-    """The adapter's folder, trained if need be. A limit on steps grows with the data that a method adds to the task."""
+) -> tuple[str, int]:
+    """The adapter's folder, trained if need be, and how many answers it learnt. A limit on steps grows with the
+    data that a method adds to the task."""
     out, under = folder / f"seed-{seed}", _during(method, plan)
     recipe = replace(plan.recipe, held_out=0.0, patience=None)
     if recipe.max_steps is not None and len(data.examples) > len(learn.examples):
@@ -204,8 +209,28 @@ def _train(
     name = f"train {folder.name} seed {seed}"
     if not holds_training(out, key):
         lab.stages.forget(name, key)
-    lab.stages.value(name, key, make)
-    return str(out)
+    return str(out), lab.stages.value(name, key, make)["examples"]
+
+
+def _too_long(
+    state: State, learn: TrainingData, held: TrainingData, benign: TrainingData | None, plan: PreventionPlan
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows that no training and no measurement can use at the recipe's token limit, under no instruction; the
+    instruction makes prompts longer, and how many answers each method learnt stands in its line."""
+    parts = {"task": learn, "held_out": held} | ({"benign": benign} if benign is not None else {})
+
+    def fit(subject: Subject) -> Any:
+        contrast = {name: name != "held_out" and plan.recipe.contrast > 0 for name in parts}
+        return {
+            name: [asdict(s) for s in training_prompts(subject, part, plan.recipe.max_tokens, contrast[name]).skipped]
+            for name, part in parts.items()
+        }
+
+    places = [[e.row for e in part.examples] for part in parts.values()]  # (no part of the data's digest)
+    key = [[part.digest for part in parts.values()], places, plan.recipe.max_tokens, plan.recipe.contrast > 0]
+    with state:
+        found: dict[str, list[dict[str, Any]]] = state.value("rows that are too long", key, fit)
+    return found
 
 
 def _measured(
@@ -241,72 +266,3 @@ def _measured(
         found["shift"] = paired_shift(benchmark.rows, base["rows"])
         found["written_shift"] = paired_means([written[q] for q in both], [base["written"][q] for q in both])
     return found
-
-
-def _row(
-    method: str, runs: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]], base: dict[str, Any], pole: str
-) -> dict[str, Any]:
-    """One line of the table. `prevented`: 1 is no shift at all, 0 the plain training's, below 0 worse than it."""
-    sign = 1.0 if pole == "high" else -1.0
-    shifts, plain_shifts = ([_points(r, sign) for r in found] for found in (runs, plain))
-    unwanted = _mean(plain_shifts)
-    moved, loss, plain_loss = _mean(shifts), _mean([r["loss"] for r in runs]), _mean([r["loss"] for r in plain])
-    gained = base["loss"] - plain_loss if plain_loss is not None else 0.0
-    share = (base["loss"] - loss) / gained if loss is not None and gained > 0 else None
-    ratio = loss / plain_loss if loss is not None and plain_loss else None
-    costs = [r["perplexity"] / base["perplexity"] for r in runs if r["perplexity"] is not None and base["perplexity"]]
-    return {
-        "method": method,
-        "shift": _spread(shifts),
-        "shifts": [{"seed": k, **r["shift"]} for k, r in enumerate(runs)],
-        "prevented": 1 - moved / unwanted if moved is not None and unwanted is not None and unwanted > 0 else None,
-        "written_shift": _spread([sign * r["written_shift"]["mean"] for r in runs if r["written_shift"]["n"]]),
-        "task_loss": _spread([r["loss"] for r in runs]),
-        "task_loss_ratio": ratio,
-        "task_learnt_share": share,
-        "task_learnt": ratio is not None and ratio <= LEARNT_WITHIN and share is not None and share >= LEARNT_SHARE,
-        "perplexity_ratio": _spread(costs),
-    }
-
-
-def _points(run: dict[str, Any], sign: float) -> float | None:
-    value = run["shift"]["preference_shift"]
-    return None if value is None else 100 * sign * float(value)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
-    known = [v for v in values if v is not None]
-    return spread(known) if known else None
-
-
-def finding(result: dict[str, Any]) -> str:
-    """What the table shows, in one sentence that follows from it."""
-    plain = result["methods"]["plain"]
-    shift = plain["shift"]
-    towards = f"{result['trait']} {result['pole']}"
-    if shift is None:
-        return "Nothing was scored under plain training: there is nothing to compare with."
-    if shift["mean"] <= 0:
-        return (
-            f"Plain training moved {result['trait']} by {shift['mean']:+.1f} points toward its {result['pole']} pole, "
-            "that is not at all: there is nothing to prevent, and shares prevented mean nothing here."
-        )
-    start = f"Plain training moved {towards} by {shift['mean']:.1f} points over {shift['n_seeds']} seeds. "
-    few = "" if shift["n_seeds"] >= 3 else " Fewer than three seeds: indicative."
-    if not plain["task_learnt"]:
-        return start + "It did not learn the task itself (no gain in held-out loss), so no method can be judged." + few
-    halved = [
-        f"{name} ({100 * row['prevented']:.0f}% prevented, task loss {row['task_loss_ratio']:.2f} of plain, "
-        f"{100 * row['task_learnt_share']:.0f}% of its gain)"
-        for name, row in result["methods"].items()
-        if name != "plain" and row["task_learnt"] and (row["prevented"] or 0) >= 0.5
-    ]
-    learnt = "with the task learnt (loss within 10% of plain, at least 80% of its gain)"
-    if not halved:
-        return start + f"No method halved that {learnt}." + few
-    return start + f"Halved or better {learnt}: {'; '.join(halved)}." + few

@@ -70,6 +70,7 @@ def _meta(subject: Subject, trait: str, fitting: Items, choosing: Items) -> dict
     return {
         "trait": trait,
         **subject.identity,
+        "family": subject.model.config.model_type,
         "source": "labelled",
         "position": "response_mean",
         "items": sorted({*fitting.ids, *choosing.ids}),

@@ -42,12 +42,19 @@ def _measures(results: dict[str, Any]) -> str:
             moves += f" [{number(ends[0] / 10, 1)}, {number(ends[1] / 10, 1)}]"
         auc, ci = layer["auc"], layer["auc_ci"]
         read = number(auc) if None in ci else f"{number(auc)} [{number(ci[0])}, {number(ci[1])}]"
-        words = number(trait["vector"]["controls"]["lexical_auc"])
+        words = _words(trait["vector"]["controls"])
         rows.append([escaped(trait["title"]), _share(trait["baseline"]), str(layer["layer"]),
                      f"{read}, n = {trait['vector']['n_groups']}", words, moves, f"{low:+g} to {high:+g}"])  # fmt: skip
     return _table(
         ["trait", "high answers", "layer", "AUC there", "bag of words", "points per .1 dose", "usable doses"], rows
     )
+
+
+def _words(controls: dict[str, Any]) -> str:
+    """AUC of a bag of words with its interval (older runs have none)."""
+    ends = controls.get("lexical_auc_ci") or [None, None]
+    value = number(controls["lexical_auc"])
+    return value if None in ends else f"{value} [{number(ends[0])}, {number(ends[1])}]"
 
 
 def _changes(results: dict[str, Any]) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from llm_persona.analysis.quality import assess
 from llm_persona.analysis.vectors import fit, projections, projections_at
+from llm_persona.domain.adapters import FILES
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.item_sources import has_second_author, load_items
 from llm_persona.domain.items import SPLITS, Items, Split
 from llm_persona.domain.responses import Response, labelled
+from llm_persona.domain.store import file_digest
 from llm_persona.domain.traits import POLES, Trait
 from llm_persona.studies.judge_filter import JudgeFilter
 from llm_persona.subject.elicit import ElicitationPlan, Elicited, elicit, prompts_of
@@ -36,6 +39,8 @@ class Rows:
     """Counts of answers made, dropped and kept, by split (prompted and tuned sources)."""
     judged: dict[str, Any] | None = None
     """By whom and with which thresholds answers were kept, where a judge filtered them."""
+    adapters: dict[str, Any] | None = None
+    """By pole, the `path` and file digests (SHA-256) of the adapter that answered (tuned source)."""
 
     @property
     def made_from(self) -> list[str]:
@@ -139,7 +144,17 @@ def source_rows(
             )
     said = plan.judged.as_json(trait) if plan.judged is not None else None
     counts: dict[str, Any] = {split: part.counts() for split, part in found.items()}
-    return Rows(found["fit"].rows, found["select"].rows, found["test"].rows, labelled(sets.transfer), counts, said)
+    by = _adapter_digests(plan) if plan.source == "tuned" else None
+    return Rows(found["fit"].rows, found["select"].rows, found["test"].rows, labelled(sets.transfer), counts, said, by)
+
+
+def _adapter_digests(plan: SourcePlan) -> dict[str, Any]:
+    """By pole, which adapter answered: a path alone does not say what lay there."""
+    return {
+        pole: {"path": adapter, **{name: file_digest(Path(adapter) / name) for name in FILES}}
+        for pole, adapter in zip(POLES, plan.adapters, strict=True)
+        if adapter is not None
+    }
 
 
 def _prompts(trait: Trait, split: Split, sets: ItemSets, plan: SourcePlan) -> list[tuple[str, str]]:
@@ -148,7 +163,7 @@ def _prompts(trait: Trait, split: Split, sets: ItemSets, plan: SourcePlan) -> li
 
 
 def _tuned_answers(subject: Subject, trait: Trait, split: Split, sets: ItemSets, plan: SourcePlan) -> Elicited:
-    prompts = _prompts(trait, split, sets, plan)
+    prompts = [prompt for prompt in _prompts(trait, split, sets, plan) for _ in range(plan.answers.samples)]
     rows = []
     for pole, adapter in zip(POLES, plan.adapters, strict=True):
         with subject.under(Condition(adapter=adapter)):

@@ -57,6 +57,10 @@ class State:
         """Any other JSON value that is made of the subject in this state."""
         return self.lab.stages.value(self._named(name), [self.key, key], lambda: make(self.subject()))
 
+    def has(self, name: str, key: Any) -> bool:
+        """Whether `value` of the same name and key is in the store."""
+        return self.lab.stages.has(self._named(name), [self.key, key])
+
     def activations(self, name: str, rows: Sequence[Response]) -> Activations:
         """The rows as read in this state."""
         return self.lab.stages.activations(

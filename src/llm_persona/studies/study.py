@@ -24,7 +24,7 @@ from llm_persona.instruments.judging.protocol import Judge
 from llm_persona.instruments.judging.remote import RemoteJudge
 from llm_persona.studies.agreement import agreement
 from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
-from llm_persona.studies.comparison import comparison, specificity
+from llm_persona.studies.comparison import comparison, composites, specificity
 from llm_persona.studies.findings import findings, headline
 from llm_persona.studies.folder import study_settings, working_in
 from llm_persona.studies.grid import Executor, make_ahead
@@ -134,6 +134,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     phase(TraitStudy.instructed)
     phase(lambda s: s.vector(folder / "vectors"))
     vectors = {s.name: Steer(s.persona, s.layer, dose=config.sweep_dose, name=s.name) for s in studies}
+    phase(lambda s: s.read_by({other.name: other.persona for other in studies if other is not s}))
     phase(lambda s: s.steering(vectors))
     phase(TraitStudy.combined)
     phase(TraitStudy.dose_response)
@@ -205,7 +206,8 @@ def _results(
     }
     for trait in results["traits"].values():
         trait["comparison"] = comparison(trait)
-    results["specificity"] = specificity(results["traits"])
+        trait["dose_response"]["composites"] = composites(trait)
+    results["specificity"] = specificity(results["traits"], {s.name: s.moved_by for s in studies})
     answers = [a for s in studies for a in s.answers()]
     scores = [v[s.name].score for s in studies for v in s.verdicts] if judge is not None else None
     results["agreement"] = agreement(results["traits"], answers, scores, results["judge"])

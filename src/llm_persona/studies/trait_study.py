@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from llm_persona.analysis.controls import other_auc
 from llm_persona.analysis.dose import dose_response, usable_range
-from llm_persona.analysis.paired import means_by_group, paired_means, paired_shift
+from llm_persona.analysis.paired import differences, means_by_group, paired_means, paired_shift, perplexity_ratio
 from llm_persona.analysis.quality import assess
+from llm_persona.analysis.stats import mean_estimate
 from llm_persona.analysis.vectors import PersonaVector, cosines, fit, projections, random_like
 from llm_persona.domain.condition import BASE, Condition, Steer, instructed, steered, tuned
 from llm_persona.domain.config import StudyConfig
@@ -50,6 +52,9 @@ class TraitStudy:
     config: StudyConfig
     trait: Trait
     results: dict[str, Any] = field(default_factory=dict)
+
+    moved_by: dict[str, dict[float, list[float]]] = field(default_factory=dict)
+    """How each other trait's vector moved this trait's preference: by name and dose, a number an item."""
 
     verdicts: list[dict[str, Verdict]] = field(default_factory=list)
     """Of each of `answers()`, by what was graded; none without a judge."""
@@ -132,6 +137,7 @@ class TraitStudy:
         agreement = float(cosines(self.persona, self.reader)[self.layer])
         self.results["vector"] = {
             **self.extraction.as_json(),
+            "projections": self.extraction.projections(),
             "file": f"vectors/{self.name}.safetensors",
             "digest": self.persona.digest,
             "reader": {
@@ -139,6 +145,11 @@ class TraitStudy:
                 "layer": self.layer,
             },
         }  # fmt: skip
+
+    def read_by(self, others: dict[str, PersonaVector]) -> None:
+        """How well the other traits' vectors tell this trait's test rows apart, at this trait's layer."""
+        found = other_auc(self.extraction.acts["test"], self.persona, others, self.layer, self.config.seed)
+        self.results["vector"]["controls"]["other_traits"] = found
 
     def steering(self, others: dict[str, Steer]) -> None:
         """Every dose at the recommended layer, and the controls beside it. `others`: each trait's vector and layer."""
@@ -180,10 +191,15 @@ class TraitStudy:
         for name, steer in others.items():
             if name != self.name:
                 pair = [self._control(name, steer.vector, steer.layer, d) for d in (-dose, dose)]
-                found = self._shifts(kept, steer.layer, pair)
+                measured = self._measured_at(kept, steer.layer, pair)
+                base = self.measured["base"]["likelihood"].rows
                 wrong[name] = [
-                    {"dose": d, "layer": steer.layer, **s} for d, s in zip((-dose, dose), found, strict=True)
+                    {"dose": d, "layer": steer.layer, **paired_shift(rows, base)}
+                    for d, rows in zip((-dose, dose), measured, strict=True)
                 ]
+                self.moved_by[name] = {
+                    d: differences(rows, base) for d, rows in zip((-dose, dose), measured, strict=True)
+                }
         scored = [s for s in moved if s["n"]]
 
         def movement(key: str) -> float | None:
@@ -205,10 +221,13 @@ class TraitStudy:
 
     def _shifts(self, kept: KeptBlocks, layer: int, conditions: list[Condition]) -> list[dict[str, Any]]:
         """Shift of this trait's preference under each condition that steers at `layer`."""
-        benchmark: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
         base = self.measured["base"]["likelihood"].rows
-        found = self.lab.sweep(self.name, kept, layer, conditions, benchmark)
-        return [paired_shift(m["likelihood"].rows, base) for m in found]
+        return [paired_shift(rows, base) for rows in self._measured_at(kept, layer, conditions)]
+
+    def _measured_at(self, kept: KeptBlocks, layer: int, conditions: list[Condition]) -> list[list[dict[str, Any]]]:
+        """The test items' rows under each condition that steers at `layer`."""
+        benchmark: dict[str, Instrument] = {"likelihood": TraitBenchmark(self.test)}
+        return [m["likelihood"].rows for m in self.lab.sweep(self.name, kept, layer, conditions, benchmark)]
 
     def written(self) -> None:
         """What was written: the base reads every condition's answers, by the reader vector and for perplexity."""
@@ -379,8 +398,10 @@ class TraitStudy:
         return [Response(r["question"], r["text"], "neutral", r["id"]) for r in rows if r["text"]]
 
     def _shift(self, name: str) -> dict[str, Any]:
-        shift = paired_shift(self.measured[name]["likelihood"].rows, self.measured["base"]["likelihood"].rows)
-        return {"shift": shift}
+        own, base = self.measured[name], self.measured["base"]
+        shift = paired_shift(own["likelihood"].rows, base["likelihood"].rows)
+        cost = perplexity_ratio(own["neutral"].rows, base["neutral"].rows)
+        return {"shift": shift, "cost": cost["ratio"], "cost_ci": cost["ci"], "cost_passages": cost["n"]}
 
     @staticmethod
     def _summary(measured: dict[str, Measurement]) -> dict[str, Any]:
@@ -395,6 +416,7 @@ class TraitStudy:
             "perplexity": measured["neutral"].summary["perplexity"],
             "distinct_2": samples.summary["distinct_2"],
             "mean_tokens": samples.summary["mean_tokens"],
+            "mean_tokens_ci": _length_interval(samples.rows),
             "samples": [{"question": r["question"], "text": r["text"]} for r in shown],
             "rows": [{k: r[k] for k in ROW if k in r} for r in measured["likelihood"].rows],
         }
@@ -404,6 +426,13 @@ def _means(rows: Sequence[Response], projected: Sequence[float | None]) -> dict[
     """Mean projection by question, of the answers that could be read."""
     read = [(row.group, value) for row, value in zip(rows, projected, strict=True) if value is not None]
     return means_by_group([group for group, _ in read], [value for _, value in read])
+
+
+def _length_interval(rows: Sequence[dict[str, Any]]) -> list[float | None]:
+    """Interval of the mean number of tokens an answer, over questions."""
+    written = [row for row in rows if "unscored" not in row]
+    lengths = means_by_group([r["id"] for r in written], [r["tokens"] for r in written])
+    return mean_estimate(np.array(list(lengths.values()))).ci
 
 
 def label_of(name: str) -> str:

@@ -15,8 +15,9 @@ from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of
 from llm_persona.domain.store import appearing, write_json
-from llm_persona.subject.blocks import block_output
+from llm_persona.subject.blocks import block_output, find_blocks, path_of
 from llm_persona.subject.load import Subject
+from llm_persona.subject.placement import is_quantised, is_spread
 
 
 def chosen_layers(vector: PersonaVector, layers: Sequence[int] | None) -> list[int]:
@@ -122,12 +123,13 @@ def to_checkpoint(subject: Subject, vector: PersonaVector, folder: Path, layer: 
         raise UserError(f"--out {folder}: exists; choose another folder")
     delta = torch.from_numpy((coefficient * vector.directions[layer]).astype(np.float32))
     model = _with_biases(subject)
-    linear = _last_linear(model, layer)
+    block = find_blocks(model, path_of(subject.model, subject.blocks))[layer]
+    linear = _last_linear(model, block, layer)
     probe = torch.tensor([[1, 2, 3]], device=subject.device)
-    before = _block_output(model, layer, probe)
+    before = _block_output(model, block, probe)
     with torch.no_grad():
         linear.bias += delta.to(linear.bias.device, linear.bias.dtype)
-    moved = (_block_output(model, layer, probe) - before).float().cpu()
+    moved = (_block_output(model, block, probe) - before).float().cpu()
     slack = (1e-4 if subject.dtype == torch.float32 else 0.05) * float(delta.abs().max() + before.abs().max())
     if not torch.allclose(moved, delta.expand_as(moved), atol=slack):
         raise UserError(
@@ -165,8 +167,14 @@ def _with_biases(subject: Subject) -> Any:
     import copy
 
     config = copy.deepcopy(subject.model.config)
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"{subject.name}: is quantised; a bias cannot be folded into it")
+    if is_quantised(config):
+        raise UserError(
+            f"{subject.name}: is quantised; a bias cannot be folded into it; give the model it was made from"
+        )
+    if is_spread(subject.model):
+        raise UserError(
+            f"{subject.name}: is spread over several devices; load it on one (--device cpu) to fold a bias in"
+        )
     if getattr(config, "mlp_bias", None) is False:
         config.mlp_bias = True
         made = type(subject.model)(config).to(subject.device, subject.dtype).eval()
@@ -182,10 +190,7 @@ def _with_biases(subject: Subject) -> Any:
     return copy.deepcopy(subject.model)
 
 
-def _last_linear(model: Any, layer: int) -> Any:
-    from llm_persona.subject.blocks import find_blocks
-
-    block = find_blocks(model)[layer]
+def _last_linear(model: Any, block: Any, layer: int) -> Any:
     found = [
         module
         for name, module in block.named_modules()
@@ -201,12 +206,10 @@ def _last_linear(model: Any, layer: int) -> Any:
 
 
 @torch.no_grad()
-def _block_output(model: Any, layer: int, ids: torch.Tensor) -> torch.Tensor:
-    from llm_persona.subject.blocks import find_blocks
-
+def _block_output(model: Any, block: Any, ids: torch.Tensor) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     hook: Callable[..., None] = lambda _m, _i, out: seen.append(block_output(out).clone())  # noqa: E731
-    handle = find_blocks(model)[layer].register_forward_hook(hook)
+    handle = block.register_forward_hook(hook)
     try:
         model(input_ids=ids, use_cache=False)
     finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate.utils import align_module_device
 
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
@@ -38,7 +39,8 @@ def direction_words(subject: Subject, vector: PersonaVector, layer: int, count: 
         raise UserError(f"{subject.name}: its output layer does not read the residual stream directly")
     direction = torch.from_numpy(vector.directions[layer].astype(np.float32))
     direction = direction * _final_norm_weight(subject)
-    logits = output.weight.float().cpu() @ direction
+    with align_module_device(output):  # weights that lie on the disk or elsewhere meanwhile
+        logits = output.weight.float().cpu() @ direction
     logits = logits - logits.mean()
     best, worst = logits.topk(count), (-logits).topk(count)
 
@@ -54,8 +56,10 @@ def _final_norm_weight(subject: Subject) -> torch.Tensor:
     """Weight of the decoder's last norm (ones where it has none that can be found)."""
     for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
         norm = getattr(subject.decoder, name, None)
-        weight = getattr(norm, "weight", None)
-        if weight is not None and weight.shape == (subject.hidden_size,):
-            shift = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0  # Gemma's norms multiply by 1 + weight
-            return weight.float().cpu() + shift
+        if isinstance(norm, torch.nn.Module):
+            with align_module_device(norm):
+                weight = getattr(norm, "weight", None)
+                if weight is not None and weight.shape == (subject.hidden_size,):
+                    # Gemma's norms multiply by 1 + weight
+                    return weight.float().cpu() + (1.0 if type(norm).__name__.startswith("Gemma") else 0.0)
     return torch.ones(subject.hidden_size)

@@ -19,6 +19,7 @@ from llm_persona.domain.store import file_digest, read_json
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
 from llm_persona.subject.file_digests import file_digests
 from llm_persona.subject.hub_files import check_hub_files, hub_snapshot
+from llm_persona.subject.placement import choose_dtype, input_device, is_quantised, place_of
 from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -28,7 +29,6 @@ PICKLED = (
     "its weights are pickled (.bin), and reading those could run code; save it as safetensors in a place you trust "
     "(save_pretrained does), or take a revision that has safetensors"
 )
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return next(self.model.parameters()).device
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,8 +125,9 @@ def load_subject(
     model: str = DEFAULT_MODEL,
     adapter: str | None = None,
     dtype: str = "auto",
-    device: str = "auto",
+    device: str | dict[str, Any] = "auto",
     trust_remote_code: bool = False,
+    blocks: str | None = None,
 ) -> Subject:
     """Load a subject.
 
@@ -134,18 +135,22 @@ def load_subject(
         model: `smollm2-135m`, a local folder, a `.gguf` file or a Hub id.
         adapter: a PEFT folder to merge the subject with for good (for a passing state use a condition).
         dtype: `float32`, `bfloat16`, `float16`; `auto` takes bfloat16 where the machine computes in it.
-        device: `auto`, `cpu`, `cuda`, `mps`, ...
+        device: `auto`, `cpu`, `cuda`, `mps`, ...; `balanced`, `balanced_low_0` or `sequential` spread the blocks over
+            all accelerators, and over the CPU's memory where they do not suffice; or transformers' device map (a dict
+            of module names to devices, "disk" among them). Quantised models are loaded where they stay.
+        blocks: path of the list of decoder blocks in the model, e.g. `model.layers`, where it is not found by itself
+            (default: the environment variable LLM_PERSONA_BLOCKS).
 
     Raises:
         UserError: no such model, a folder that is none, an unknown dtype or device, or an architecture
             whose blocks cannot be found.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    where = choose_device(device)
+    where, spread = place_of(device)
     kind = choose_dtype(dtype, where)
     source, extra, revision = _locate(model)
     of_hub = not revision
@@ -154,9 +159,13 @@ def load_subject(
     # weights of a repository that has pickled ones alone would be converted for us by a service of the Hub
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     given: dict[str, Any] = {"trust_remote_code": trust_remote_code, **extra}
-    weights = {} if "gguf_file" in extra else {"use_safetensors": True}
+    weights: dict[str, Any] = {} if "gguf_file" in extra else {"use_safetensors": True}
     try:  # which revision it is stands in every result; pinning one would be the user's (NAME is what they trust)
         tokenizer = AutoTokenizer.from_pretrained(source, **given)  # nosec B615
+        if spread is None and not extra and is_quantised(AutoConfig.from_pretrained(source, **given)):  # nosec B615
+            spread = {"": where}  # its weights cannot be moved afterwards
+        if spread is not None:
+            weights["device_map"] = spread
         loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, **weights, **given)  # nosec B615
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if "use_safetensors" in str(error):
@@ -168,8 +177,11 @@ def load_subject(
         raise
     if of_hub:  # what has just come
         _check_hub(model)
-    loaded = loaded.to(where).eval().requires_grad_(False)
-    subject = wrap(loaded, tokenizer, name=model, revision=revision or str(getattr(loaded.config, "_commit_hash", "")))
+    if spread is None:
+        loaded = loaded.to(where)
+    loaded = loaded.eval().requires_grad_(False)
+    revision = revision or str(getattr(loaded.config, "_commit_hash", ""))
+    subject = wrap(loaded, tokenizer, name=model, revision=revision, blocks=blocks)
     if adapter is not None:
         from llm_persona.subject.adapt import merge
 
@@ -177,16 +189,17 @@ def load_subject(
     return subject
 
 
-def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "") -> Subject:
-    """A subject from transformers objects already in memory; its blocks are probed here.
+def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", blocks: str | None = None) -> Subject:
+    """A subject from transformers objects already in memory; its blocks are probed here (`blocks`: their path, where
+    they are not found by themselves).
 
     A tokenizer without a padding token pads with its end token, or with token 0: padding is masked everywhere.
     """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    blocks = find_blocks(model)
-    probe(model, blocks, int(_text_config(model).hidden_size))
-    subject = Subject(model, tokenizer, name, revision, blocks, decoder_of(model))
+    found = find_blocks(model, blocks)
+    probe(model, found, int(_text_config(model).hidden_size))
+    subject = Subject(model, tokenizer, name, revision, found, decoder_of(model))
     from llm_persona.subject.packing import sharing_is_exact
 
     subject.shares_prompts = sharing_is_exact(subject)
@@ -204,9 +217,20 @@ def identify(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "aut
             revision = str(getattr(config, "_commit_hash", "") or "")
         except (OSError, ValueError) as error:
             raise UserError(f"model {model!r}: cannot be found ({one_line(str(error), 300)})") from error
-    place = choose_device(device)
+    place, _ = place_of(device)
     kind = str(choose_dtype(dtype, place)).removeprefix("torch.")
     return {"model": model, "revision": revision, "dtype": kind, "device": place.type}
+
+
+def family_of(model: str) -> str | None:
+    """Name of the model's architecture (`model_type`) without loading weights; None where no configuration is found."""
+    from transformers import AutoConfig
+
+    try:
+        source, extra, _ = _locate(model)
+        return str(AutoConfig.from_pretrained(source, **extra).model_type)  # nosec B615
+    except (UserError, OSError, ValueError):
+        return None
 
 
 def _locate(model: str) -> tuple[str, dict[str, Any], str]:
@@ -267,39 +291,3 @@ def folder_revision(path: Path) -> str:
 
     parts = file_digests(sorted(p for p in path.iterdir() if p.suffix in DECIDING), cache_folder())
     return digest(parts)[:16]
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` takes the accelerator that torch reports (under a launcher, this process's own), else the CPU."""
-    if device == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        if found is not None and "LOCAL_RANK" in os.environ:  # one of several processes: each its own
-            return torch.device(found.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
-        return found or torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except Exception as error:  # torch raises many kinds here: RuntimeError, AssertionError, AcceleratorError
-        raise UserError(f"--device {device}: not usable here ({one_line(str(error), 120)}); try auto or cpu") from error
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` takes bfloat16 where the machine has units for it: without them it is slower than float32."""
-    if dtype != "auto":
-        if dtype not in DTYPES:
-            raise UserError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}")
-        return DTYPES[dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu":
-        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
-    return torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16)."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA"):
-        return False
-    checks = (getattr(torch.cpu, "_is_amx_tile_supported", None), getattr(torch.cpu, "_is_avx512_bf16_supported", None))
-    return any(check is not None and check() for check in checks)

@@ -27,7 +27,6 @@ RENDERED = 2000
 """Rows whose tokens are in memory at once."""
 
 
-@torch.no_grad()
 def record(
     subject: Subject,
     rows: Sequence[Response],
@@ -54,10 +53,33 @@ def record(
         UserError: no rows, an unknown position, a layer that the subject does not have, or a row that cannot be
             rendered. TooLong: no row is left.
     """
+    return record_positions(subject, rows, (position,), progress, layers)[position]
+
+
+@torch.no_grad()
+def record_positions(
+    subject: Subject,
+    rows: Sequence[Response],
+    positions: Sequence[Position] = POSITIONS,
+    progress: Callable[[int], None] | None = None,
+    layers: Sequence[int] | None = None,
+) -> dict[Position, Activations]:
+    """`record` at several positions, all of them and every layer (or those of `layers`) in one pass over the rows.
+
+    Returns:
+        By position, what `record` gives at it.
+
+    Raises:
+        UserError: no rows, no position or an unknown one, or a row that cannot be rendered. TooLong: no row is left.
+    """
     if not rows:
         raise UserError("nothing to record: no rows were given")
-    if position not in POSITIONS:
-        raise UserError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
+    for position in positions:
+        if position not in POSITIONS:
+            raise UserError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
+    if not positions:
+        raise UserError(f"nothing to record: no position was given; choose among {', '.join(POSITIONS)}")
+    wanted = list(dict.fromkeys(positions))
     asked = list(range(subject.n_layers)) if layers is None else list(layers)
     if not asked or not all(0 <= layer < subject.n_layers for layer in asked):
         raise UserError(f"layers {asked}: give some of the subject's layers 0 to {subject.n_layers - 1}")
@@ -68,18 +90,21 @@ def record(
         said = f"{len(left)} of {given} rows left out: {len(questions(left))} questions have a row {_limit(subject)}"
         if not rows:
             raise TooLong(f"{said}; shorten them, or take a model that reads more")
-        warnings.warn(said, Shortfall, stacklevel=3)  # past the decorator
-    values = room((len(rows), len(asked), subject.hidden_size))
+        warnings.warn(said, Shortfall, stacklevel=4)  # past the decorator and `record`
+    values = {position: room((len(rows), len(asked), subject.hidden_size)) for position in wanted}
     for part in _parts(rows):
 
         def keep(packed: Packed, first: int = part.start) -> None:
-            pooled = _pooled_forward(subject, packed, _weights(packed, position), asked)
-            values[[first + span[1] for span in packed.spans]] = pooled
+            weights = torch.stack([_weights(packed, position) for position in wanted])
+            places = [first + span[1] for span in packed.spans]
+            for position, pooled in zip(wanted, _pooled_forward(subject, packed, weights, asked), strict=True):
+                values[position][places] = pooled
             if progress is not None:
                 progress(len(packed.spans))
 
         in_batches(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], keep)
-    return Activations(values, [r.pole for r in rows], [r.group for r in rows], left)
+    poles, groups = [r.pole for r in rows], [r.group for r in rows]
+    return {position: Activations(found, poles, groups, left) for position, found in values.items()}
 
 
 def beyond_context(subject: Subject, rows: Sequence[Response]) -> tuple[LeftOut, ...]:
@@ -136,6 +161,7 @@ def _branch_start(packed: Packed, number: int) -> int:
 
 
 def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, layers: Sequence[int]) -> np.ndarray:
+    """Weighted means [positions, spans, layers, hidden] under weights [positions, spans, length], in one forward."""
     sequences = torch.tensor([span[0] for span in packed.spans], device=weights.device)
     pooled: dict[int, torch.Tensor] = {}
 
@@ -143,7 +169,8 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, lay
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             hidden = block_output(output).float()
             here = weights.to(hidden.device)  # blocks of a sharded model live on several devices
-            pooled[layer] = torch.einsum("st,sth->sh", here, hidden[sequences.to(hidden.device)])
+            spread = hidden[sequences.to(hidden.device)]
+            pooled[layer] = torch.stack([torch.einsum("st,sth->sh", one, spread) for one in here])
 
         return hook
 
@@ -154,4 +181,4 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, lay
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([pooled[layer].cpu() for layer in layers], dim=1).numpy()
+    return torch.stack([pooled[layer].cpu() for layer in layers], dim=2).numpy()

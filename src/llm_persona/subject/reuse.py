@@ -69,14 +69,18 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
         return forward
 
     handle = subject.decoder.register_forward_pre_hook(before, with_kwargs=True)
+    # a block of a spread model has a forward of its own, which fetches its weights
+    own = [block.__dict__.get("forward") for block in subject.blocks[: layer + 1]]
     try:
         for number, block in enumerate(subject.blocks[: layer + 1]):
             block.forward = lower(number, block.forward)
         yield
     finally:
         handle.remove()
-        for block in subject.blocks[: layer + 1]:
+        for block, forward in zip(subject.blocks[: layer + 1], own, strict=True):
             block.__dict__.pop("forward", None)  # the class's own method shows again
+            if forward is not None:
+                block.forward = forward
 
 
 def _batch_key(kwargs: dict[str, Any]) -> bytes | None:

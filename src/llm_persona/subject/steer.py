@@ -84,7 +84,7 @@ def steering_rows(
     def chosen(hidden: torch.Tensor) -> torch.Tensor:
         if subject.current_rows is None or len(subject.current_rows) != hidden.shape[0]:
             raise RuntimeError("steering_rows: only generate() says which rows are in a batch")
-        return deltas[subject.current_rows][:, None].to(hidden.device)
+        return deltas[subject.current_rows][:, None]
 
     with _changing(subject, layer, chosen, "all") as count:
         yield count
@@ -112,7 +112,7 @@ def _delta(
 def _change(subject: Subject, steer: Steer) -> Change:
     if steer.operator == "add":
         delta = _delta(subject, steer.vector, steer.layer, steer.coefficient, steer.dose)
-        return lambda hidden: delta.to(hidden.device)
+        return lambda _hidden: delta
     _check(subject, steer.vector, steer.layer)
     unit = torch.from_numpy(steer.vector.unit(steer.layer).astype(np.float32)).to(subject.device)
     low = -np.inf if steer.operator == "cap" and steer.floor is None else steer.floor
@@ -140,7 +140,7 @@ def _changing(subject: Subject, layer: int, change: Change, positions: str) -> I
                 raise UserError("another thread uses this subject while it is steered; load a second one, or wait")
             hidden = block_output(output)
             chosen = mask(hidden)
-            added = change(hidden)
+            added = change(hidden).to(hidden)  # a sharded or quantised model's blocks differ in device and format
             if chosen is None:
                 count.tokens += hidden.shape[0] * hidden.shape[1]
                 return with_hidden(output, hidden + added)

@@ -21,6 +21,7 @@ from llm_persona.domain.markdown import code, escaped
 from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.domain.store import digest, file_digest, read_json, write_json, write_text
 from llm_persona.subject.load import Subject
+from llm_persona.subject.placement import is_spread
 from llm_persona.training.along import Watch
 from llm_persona.training.data import TrainingData, training_prompts
 from llm_persona.training.held_out import split
@@ -85,6 +86,8 @@ def finetune(
         return done
     if subject.adapter is not None or subject.steering_layers or under.adapter is not None:
         raise UserError("finetune: leave the adapter or steering context first")
+    if is_spread(subject.model):
+        raise UserError(f"finetune: {subject.name} is spread over several devices; load it on one, e.g. --device cuda")
     learn, held = split(data, recipe.held_out, seed) if recipe.held_out else (data, None)
     with subject.under(Condition(system=under.system)):
         prompts = training_prompts(subject, learn, recipe.max_tokens, contrast=recipe.contrast > 0)

@@ -76,7 +76,7 @@ def _seeds(text: str, control: bool) -> list[TunedModel]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from llm_persona.interfaces.cli.terminal import cell, plain, span, table
+    from llm_persona.interfaces.cli.terminal import cell, plain, span, table, with_span
 
     rows = []
     for name, trait in result["traits"].items():
@@ -84,17 +84,18 @@ def _print(result: dict[str, Any]) -> None:
             p, gap = x["projection"], trait["pole_gap"]
             shift = x["preference_shift"]
             rows.append([
-                name, model, cell(x["score_shift"], 0), span(x["score_shift_ci"], 0),
-                cell(None if shift is None else 100 * shift, 1), cell(x.get("p_holm"), 3),
-                *(cell(None if p[k] is None else p[k] / gap) for k in ("both", "author", "reader")),
-                cell(x["vector_cosine"]), x["verdict"],
+                name, model, with_span(x["score_shift"], x["score_shift_ci"], 0), cell(x["score_p_holm"], 3),
+                with_span(shift, x["preference_shift_ci"], 1, 100), cell(x["p_holm"], 3),
+                with_span(p["both"], p["both_ci"], 2, 1 / gap), cell(p["both_p_holm"], 3),
+                *(with_span(p[k], p[f"{k}_ci"], 2, 1 / gap) for k in ("author", "reader")),
+                with_span(x["vector_cosine"], x["vector_cosine_ci"], 2), x["verdict"],
             ])  # fmt: skip
     table(
-        "shift against the base (projections in pole gaps)",
-        ["trait", "tuned", "score", "95%", "preference", "p Holm", "both", "author", "reader", "cosine", "verdict"],
+        "shift against the base (95% intervals; p after Holm, each quantity by itself; projections in pole gaps)",
+        ["trait", "tuned", "score", "p", "preference", "p", "both", "p", "author", "reader", "cosine", "verdict"],
         rows,
     )
-    click.echo(f"rule: {result['rule']}")
+    click.echo(f"rule: {result['rule']} {result['multiplicity']}")
     for sentence in result["sentences"]:
         click.echo(sentence)
     for name, trait in result["traits"].items():

@@ -138,12 +138,17 @@ def _tell_skipped(skipped: list[Any]) -> None:
 
 
 def _tell(done: Any) -> None:
+    from llm_persona.interfaces.cli.terminal import with_span
+
     losses = [row["held_out"] for row in done.along if "held_out" in row]
     held = f", held-out loss {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     early = f", kept from step {done.kept_step}" if done.kept_step not in (None, done.steps) else ""
     for row in done.along:
-        watched = [f"{name.removeprefix('preference ')} {value:.3f}" for name, value in row.items()
-                   if name.startswith("preference ") and value is not None]  # fmt: skip
+        watched = []
+        for name, value in row.items():
+            if name.startswith("preference ") and value is not None:
+                trait = name.removeprefix("preference ")
+                watched.append(f"{trait} {with_span(value, row.get(f'interval {trait}'), 3)}")
         if watched:
             click.echo(f"step {row['step']}: preference for high, select split: {', '.join(watched)}")
     click.echo(

@@ -52,8 +52,9 @@ def monitor(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
-    from llm_persona.interfaces.cli.options import load_model, named_layers
+    from llm_persona.interfaces.cli.options import load_model
     from llm_persona.interfaces.cli.terminal import counting
+    from llm_persona.interfaces.cli.vector_settings import named_layers
     from llm_persona.studies import monitoring as study
 
     api = api_from(rest)

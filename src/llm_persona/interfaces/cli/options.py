@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_persona.interfaces.cli.quiet import json_alone, real_stdout
+from llm_persona.interfaces.cli.vector_settings import CHOICES, parse_vector, settle
 
 if TYPE_CHECKING:
-    from llm_persona.domain.condition import Condition, Steer
+    from llm_persona.domain.condition import Condition
     from llm_persona.domain.items import Items
     from llm_persona.subject.load import Subject
 
@@ -46,7 +47,13 @@ def _subject_options(several: bool) -> Decorator:
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
             help="auto takes bfloat16 where the machine computes in it.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps, ..."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda, mps, ...; balanced or "
+            "sequential: spread over all accelerators and the CPU's memory.",
+        ),
     )
 
 
@@ -76,20 +83,25 @@ level_option = click.option(
     help="How much --instruct says: the held-out pair, or the trait's name, description, or facets too.",
 )
 vector_options = chain(
-    click.option("--vector", "vectors", multiple=True, help="Steer with a vector file (repeatable)."),
+    click.option(
+        "--vector",
+        "vectors",
+        multiple=True,
+        help="Steer with a vector file (repeatable); its own settings may follow: FILE:layer=12:dose=0.2.",
+    ),
     click.option("--layer", "layers", multiple=True, help="Its layer, or auto (the recommended one)."),
     click.option("--coefficient", "coefficients", multiple=True, type=float, help="Strength in measured pole gaps."),
     click.option("--dose", "doses", multiple=True, type=float, help="Strength as a share of the layer's norm."),
     click.option(
         "--positions",
-        type=click.Choice(["all", "prompt", "response"]),
+        type=click.Choice(CHOICES["positions"]),
         default="all",
         show_default=True,
         help="Which tokens are steered.",
     ),
     click.option(
         "--operator",
-        type=click.Choice(["add", "ablate", "cap"]),
+        type=click.Choice(CHOICES["operator"]),
         default="add",
         show_default=True,
         help="Add the vector, take its direction out, or keep the projection on it within bounds.",
@@ -153,19 +165,13 @@ class ConditionArguments:
             raise UserError("--instruct and --system both set the system turn; give one of them")
         if self.instruct is not None and trait is None:
             raise UserError("--instruct needs a trait to speak of; add --trait")
-        if (self.coefficients or self.doses or self.layers) and not self.vectors:
-            raise UserError("--layer, --coefficient and --dose belong to a --vector; add --vector FILE")
-        moves = self.operator != "add" or self.positions != "all" or self.floor is not None or self.ceiling is not None
-        if moves and not self.vectors:
-            raise UserError("--operator, --positions, --floor and --ceiling belong to a --vector; add --vector FILE")
+        settled = settle(
+            self.vectors, self.layers, (self.coefficients, self.doses), self.positions, self.operator,
+            (self.floor, self.ceiling),
+        )  # fmt: skip
         if self.adapter is not None and not (Path(self.adapter) / "adapter_config.json").is_file():
             raise UserError(f"--adapter {self.adapter}: no adapter_config.json there; give a PEFT folder")
-        if self.coefficients and self.doses:
-            raise UserError("give --coefficient or --dose, not both kinds in one command")
-        strengths = self.coefficients or self.doses
-        if len(self.layers) not in (0, len(self.vectors)) or len(strengths) > len(self.vectors):
-            raise UserError(f"{len(self.vectors)} --vector, {len(self.layers)} --layer: give each vector its layer")
-        steers = [steer for number in range(len(self.vectors)) for steer in self._steers(number, strengths)]
+        steers = [steer for one in settled for steer in one.steers()]
         system = trait.instruction(self.instruct, self.level) if self.instruct is not None else self.system
         level = f" ({self.level})" if self.level != "pair" and self.instruct != "neutral" else ""
         parts = [f"instructed {self.instruct}{level}" if self.instruct else "system" if self.system else ""]
@@ -173,41 +179,14 @@ class ConditionArguments:
         name = " + ".join(p for p in parts if p) or "base"
         return Condition(name, system, self.adapter, tuple(steers))
 
-    def _steers(self, number: int, strengths: tuple[float, ...]) -> list[Steer]:
-        """What vector `number` does: at one layer, or its increments at a range of layers (`--layer 8-16`)."""
-        from llm_persona.analysis.vectors import PersonaVector, increments
-        from llm_persona.domain.condition import Steer
-        from llm_persona.domain.errors import UserError
-
-        path = self.vectors[number]
-        vector = PersonaVector.load(path)
-        layers = named_layers(self.layers[number] if number < len(self.layers) else "auto", vector, path)
-        name = str(vector.meta.get("trait") or Path(path).stem)
-        how: dict[str, Any] = {"name": name, "positions": self.positions, "operator": self.operator}
-        if self.operator != "add":
-            return [Steer(vector, layer, floor=self.floor, ceiling=self.ceiling, **how) for layer in layers]
-        amount: dict[str, Any]
-        if number < len(strengths):
-            amount = {"coefficient" if self.coefficients else "dose": strengths[number]}
-        else:
-            recommended = vector.meta.get("recommended") or {}
-            if "coefficient" not in recommended:
-                raise UserError(f"--vector {path}: say how strongly, with --coefficient C or --dose D")
-            amount = {"coefficient": float(recommended["coefficient"])}
-        if len(layers) == 1:
-            return [Steer(vector, layers[0], **amount, **how)]
-        if "dose" in amount:
-            raise UserError("--layer A-B adds the increments v_l - v_(l-1): give --coefficient, one for all layers")
-        steps = increments(vector, layers[0])
-        return [Steer(steps, layer, **amount, **how) for layer in layers]
-
     def made_from(self) -> dict[str, list[str]]:
         """Artefact to the ids of the items it was made from."""
         from llm_persona.analysis.vectors import PersonaVector
         from llm_persona.domain.adapters import adapter_record
         from llm_persona.domain.errors import UserError
 
-        found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in self.vectors}
+        paths = [parse_vector(text).path for text in self.vectors]
+        found = {path: [str(i) for i in PersonaVector.load(path).meta.get("items", [])] for path in paths}
         if self.adapter and (Path(self.adapter) / "llm-persona.json").is_file():
             recipe = Path(self.adapter) / "llm-persona.json"
             record = adapter_record(Path(self.adapter))
@@ -224,29 +203,6 @@ class ConditionArguments:
                     "file away if it is not ours"
                 ) from error
         return found
-
-
-def named_layers(text: str, vector: Any, path: str) -> list[int]:
-    """Layers by `--layer`: a number, a range A-B, or auto.
-
-    Raises:
-        UserError: none of these, or auto where the vector's file recommends none.
-    """
-    from llm_persona.domain.errors import UserError
-
-    if text == "auto":
-        recommended = vector.meta.get("recommended") or {}
-        if "balanced" not in recommended:
-            raise UserError(f"--vector {path}: keeps no recommended layer; give --layer")
-        return [int(recommended["balanced"])]
-    first, dash, last = text.partition("-")
-    try:
-        found = list(range(int(first), int(last) + 1)) if dash and first else [int(text)]
-    except ValueError as error:
-        raise UserError(f"--layer {text}: not a number; give a layer, a range A-B, or auto") from error
-    if not found:
-        raise UserError(f"--layer {text}: the range is empty; write the lower layer first")
-    return found
 
 
 def condition_from(arguments: dict[str, Any]) -> ConditionArguments:

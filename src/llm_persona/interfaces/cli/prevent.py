@@ -57,8 +57,8 @@ def prevent(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
-    from llm_persona.interfaces.cli.options import named_layers
     from llm_persona.interfaces.cli.terminal import StudyProgress
+    from llm_persona.interfaces.cli.vector_settings import named_layers
     from llm_persona.studies.prevention import METHODS, PreventionPlan, expected_stages
     from llm_persona.studies.prevention import prevent as run_prevention
     from llm_persona.training.data import from_chat, from_items
@@ -93,7 +93,7 @@ def prevent(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from llm_persona.interfaces.cli.terminal import cell, span, table
+    from llm_persona.interfaces.cli.terminal import cell, table, with_span
 
     rows = []
     for name, row in result["methods"].items():
@@ -102,18 +102,42 @@ def _print(result: dict[str, Any]) -> None:
             for k in ("shift", "task_loss", "perplexity_ratio", "written_shift")
         )
         rows.append([
-            name, f"{cell(shift['mean'], 1)} ({span(shift['ci'], 1)})", cell(shift["sd"], 1),
-            "-" if row["prevented"] is None else f"{100 * row['prevented']:.0f}%",
-            cell(written["mean"], 1), cell(loss["mean"], 3), cell(row["task_loss_ratio"]),
-            "yes" if row["task_learnt"] else "no", cell(cost["mean"]),
+            name, with_span(shift["mean"], shift["ci"], 1), cell(shift["sd"], 1),
+            with_span(row["prevented"], row["prevented_ci"], 0, 100, "%"), with_span(written["mean"], written["ci"], 1),
+            with_span(loss["mean"], loss["ci"], 3), cell(loss["sd"], 3),
+            with_span(row["task_loss_ratio"], row["task_loss_ratio_ci"], 2),
+            with_span(row["task_learnt_share"], row["task_learnt_share_ci"], 0, 100, "%"),
+            "yes" if row["task_learnt_shown"] else "in the mean" if row["task_learnt"] else "no",
+            with_span(cost["mean"], cost["ci"], 2), cell(cost["sd"]),
         ])  # fmt: skip
-    base = result["base"]
+    base, task = result["base"], result["task"]
     n = result["methods"]["plain"]["shifts"][0]["n"]
     table(
-        f"{result['trait']} towards {result['pole']}, {n} items; seeds: {result['seeds']}; base task loss "
-        f"{base['loss']:.3f} on {result['task']['held_out']} held-out answers",
-        ["method", "shift, points (95% over seeds)", "sd", "prevented", "written", "task loss", "of plain", "learnt",
-         "perplexity of base"],
+        f"{result['trait']} towards {result['pole']}, {n} items; seeds: {result['seeds']} (95% intervals over them); "
+        f"base task loss {base['loss']:.3f} on {task['held_out_measured']} held-out answers",
+        ["method", "shift, points", "sd", "prevented", "written", "task loss", "sd", "of plain", "of its gain",
+         "learnt", "perplexity of base", "sd"],
         rows,
     )  # fmt: skip
+    for line in _left_out(result):
+        click.echo(line)
     click.echo(result["finding"])
+
+
+def _left_out(result: dict[str, Any]) -> list[str]:
+    """What of the data could not be used, with the first row of each kind."""
+    from llm_persona.interfaces.cli.terminal import plain
+
+    task, benign = result["task"], result["benign"] or {}
+    kinds = {
+        "task: rows that cannot be used": task["skipped"],
+        "task: rows too long to train on": task["too_long"],
+        "task: held-out rows too long to measure": task["held_out_too_long"],
+        "benign: rows that cannot be used": benign.get("skipped", []),
+        "benign: rows too long to train on": benign.get("too_long", []),
+    }
+    return [
+        plain(f"{what}: {len(rows)}; the first: row {rows[0]['row']}, {rows[0]['reason']}")
+        for what, rows in kinds.items()
+        if rows
+    ]

@@ -166,3 +166,9 @@ def cell(value: float | None, digits: int = 2) -> str:
 def span(ci: Any, digits: int = 2) -> str:
     """An interval in a table."""
     return "-" if not ci or ci[0] is None else f"{ci[0]:.{digits}f} to {ci[1]:.{digits}f}"
+
+
+def with_span(value: float | None, ci: Any, digits: int = 2, factor: float = 1.0, unit: str = "") -> str:
+    """A number with its interval behind it."""
+    ends = [None if end is None else factor * end for end in ci or (None, None)]
+    return f"{'-' if value is None else f'{factor * value:.{digits}f}{unit}'} ({span(ends, digits)})"

@@ -94,7 +94,7 @@ def _conversations(messages: str | None, prompts: tuple[str, ...], answers: tupl
 
 def _layers(texts: tuple[str, ...], vectors: list[Any], paths: tuple[str, ...]) -> list[int]:
     from llm_persona.domain.errors import UserError
-    from llm_persona.interfaces.cli.options import named_layers
+    from llm_persona.interfaces.cli.vector_settings import named_layers
 
     if len(texts) > 1 and len(texts) != len(vectors):
         raise UserError(f"{len(vectors)} --read and {len(texts)} --read-layer: give one for all, or each its own")

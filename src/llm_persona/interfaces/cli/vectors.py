@@ -37,7 +37,8 @@ def vectors() -> None:
               help="prompted, tuned: what the subject answers.")  # fmt: skip
 @click.option("--contrast", type=click.Choice(["high-low", "high-neutral", "neutral-low"]), default="high-low",
               show_default=True, help="prompted: which instructions are set against one another.")  # fmt: skip
-@click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="prompted: answers a prompt.")
+@click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1),
+              help="prompted, tuned: answers a prompt.")  # fmt: skip
 @click.option("--temperature", type=click.FloatRange(min=0), help="Default: 0, or 1 with several samples.")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option("--filter", "keep", type=click.Choice(["none", "projection"]), default="none", show_default=True,
@@ -68,6 +69,7 @@ def extract(
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.judging.opening import open_judge
+    from llm_persona.interfaces.cli.extraction_text import print_extraction
     from llm_persona.interfaces.cli.terminal import StudyProgress, plain, status
     from llm_persona.studies.extraction import extract as run_extraction
     from llm_persona.studies.judge_filter import JudgeFilter
@@ -108,61 +110,13 @@ def extract(
                                layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
     found.vector.save(out)
     left = {(name, row["group"]) for name, rows in found.left_out.items() for row in rows}
-    result = {**found.as_json(), "projections": found.projections(), "n_items_too_long": len(left)}
-    _print_layers(result)
+    along = found.projections(range(found.vector.n_layers))
+    result = {**found.as_json(), "projections": along, "n_items_too_long": len(left)}
+    print_extraction(result)
     for sentence in shortfall({}, found.left_out)["sentences"]:
         click.echo(f"- {plain(sentence)}")
     write_result(json_path, result)
     click.echo(f"wrote {out}; steer with: llm-persona steer --vector {out} --layer auto --dose 0.2 --prompt ...")
-
-
-def _print_layers(result: dict[str, Any]) -> None:
-    from llm_persona.interfaces.cli.terminal import cell, span, table
-
-    rows = [
-        [str(r["layer"]), cell(r["auc"], 3), span(r["auc_ci"]), f"{r['p_family']:.3g}", cell(r["separation"]),
-         cell(r["variance_high"]), cell(r["variance_low"]), cell(r["dose_per_unit"], 3), r["band"]]
-        for r in result["layers"]
-    ]  # fmt: skip
-    table(
-        f"{result['trait']}: {result['n_high']} high, {result['n_low']} low rows of {result['n_groups']} questions",
-        ["layer", "AUC", "95% interval", "family p", "separation", "var high", "var low", "dose of c = 1", "band"],
-        rows,
-    )
-    recommended, controls = result["recommended"], result["controls"]
-    click.echo(
-        f"layers: quality {recommended['quality']}, effect {recommended['effect']}, "
-        f"balanced {recommended['balanced']}; start with coefficient {recommended['coefficient']:.3g} "
-        f"(dose {recommended['dose']:g})\n"
-        f"controls at layer {controls['layer']}: shuffled {cell(controls['shuffled_auc'])}, random "
-        f"{span(controls['random_auc'])}, bag of words {cell(controls['lexical_auc'])}, "
-        f"length {cell(controls['length_auc'])}"
-    )
-    if controls["transfer"]:
-        other = controls["transfer"]
-        click.echo(
-            f"another author's {other['n_groups']} items, layer {controls['layer']}: AUC {cell(other['auc'], 3)} "
-            f"({span(other['auc_ci'])}), bag of words {cell(other['lexical_auc'])}"
-        )
-    for name, row in controls["other_traits"].items():
-        click.echo(f"the vector of {name} on these rows: AUC {cell(row['auc'])}, cosine {cell(row['cosine'])}")
-    for name, band in result["bands"].items():
-        effect = "not swept" if band["effect"] is None else f"effect {100 * band['effect']:.1f} points"
-        click.echo(f"{name} layers {band['layers'][0]} to {band['layers'][1]}: mean AUC {cell(band['auc'])}, {effect}")
-    both = result["read_against_steer"]
-    if both["spearman"] is not None:
-        click.echo(
-            f"read against steered, {both['n']} swept layers: rank correlation {cell(both['spearman'])} "
-            f"({span(both['spearman_ci'])})"
-        )
-    for split, counts in (result["elicited"] or {}).items():
-        click.echo(f"answers, {split}: made {counts['made']}, dropped {counts['dropped']}, kept {counts['survivors']}")
-    if result["judged"]:
-        kept = result["judged"]
-        click.echo(
-            f"kept by {kept['judge'].get('kind')}:{kept['judge'].get('model')}: trait score {kept['trait_at']:g}, "
-            f"coherence {kept['coherence_at']:g}; {kept['gate']}"
-        )
 
 
 @vectors.command(epilog="Example: llm-persona vectors show openness.safetensors --tokens 10")
@@ -177,15 +131,14 @@ def show(
 ) -> None:
     """What a vector was made from, its norm and dose by layer, and what it says in words."""
     from llm_persona.analysis.vectors import PersonaVector
+    from llm_persona.interfaces.cli.extraction_text import recommended_text
     from llm_persona.interfaces.cli.terminal import cell, plain, table
 
     vector = PersonaVector.load(path)
     meta = {k: v for k, v in vector.meta.items() if k not in ("items", "versions", "recommended", "midpoints")}
     for key, value in meta.items():
         click.echo(plain(f"{key}: {value}"))
-    click.echo(
-        f"items: {len(vector.meta.get('items', []))} (fit and select)\nrecommended: {vector.meta.get('recommended')}"
-    )
+    click.echo(f"items: {len(vector.meta.get('items', []))} (fit and select)\n{plain(recommended_text(vector.meta))}")
     rows = [
         [str(k), cell(float(vector.norms[k])), cell(float(vector.reference_norms[k])), cell(vector.dose_per_unit(k), 3)]
         for k in range(vector.n_layers)
