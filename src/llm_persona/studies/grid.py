@@ -88,6 +88,7 @@ def make(piece: Piece) -> int:
         )
     stages = Stages(piece.folder / "stages")
     lab = Lab(piece.config.model, piece.config.dtype, piece.config.device, stages)
+    lab.token_budget = piece.config.token_budget
     if piece.step == "own":
         _own(open_trait(lab, piece.config, piece.trait), piece.folder)
     else:
