@@ -18,7 +18,8 @@ T = TypeVar("T")
 TOKEN_BUDGET = 2048
 """Padded tokens in one batch on a CPU; larger batches gain less than 5% there."""
 BUDGETS = ((40, 16384), (16, 8192), (0, 4096))
-"""From how many GiB of an accelerator's memory on, how many padded tokens: a rule of thumb. What does not fit is halved."""
+"""From how many GiB of an accelerator's memory on, how many padded tokens: a rule of thumb (what does not fit is
+halved)."""
 IN_MEMORY = 2**26
 """Bytes up to which recorded values stay in ordinary memory (64 MiB: 970 rows of a 135M model)."""
 
