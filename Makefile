@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
 .PHONY: help setup run test check format docs test-docs test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser test-vllm \
-	transfer results results-tuning bench-ray costs clean
+	peers transfer results results-tuning bench-ray costs clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -79,6 +79,11 @@ costs: setup
 # 200 requests of 16 clients, slow, malformed and leaving ones among them, to a real server
 test-load: setup
 	$(BIN)/python benchmarks/serve_load.py
+
+# Reading labelled items and LoRA training against other packages, each in an environment of its own (made once, some GB)
+peers: setup
+	PYTHON=$(BIN)/python benchmarks/peers/setup.sh
+	$(BIN)/python benchmarks/peers/compare.py
 
 # The playground and the report in Chromium: needs Debian's package chromium; RUN=runs/quick opens that run
 test-browser: setup

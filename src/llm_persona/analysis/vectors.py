@@ -249,6 +249,11 @@ def projections(values: np.ndarray, vector: PersonaVector) -> np.ndarray:
     return found
 
 
+def projections_at(values: np.ndarray, vector: PersonaVector, layer: int) -> np.ndarray:
+    """Projection of each row on the unit direction of one layer: float64 [n] from that layer's [n, hidden]."""
+    return np.asarray(values, dtype=np.float64) @ vector.unit(layer)
+
+
 def cosines(a: PersonaVector, b: PersonaVector) -> np.ndarray:
     """Cosine of two vectors per layer, float64 [layers]."""
     return np.array([float(a.unit(layer) @ b.unit(layer)) for layer in range(a.n_layers)])

@@ -76,6 +76,9 @@ class StudyConfig(BaseModel):
     """Layers of the coarse sweep; the best-read one and up to two finer ones come on top (at most ten)."""
     sweep_dose: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     random_directions: int = Field(default=5, ge=0)
+    token_budget: int | None = Field(default=None, ge=256)
+    """Padded tokens in one batch (None: by the device's memory). A run keeps it in its study.yaml, so that it goes on
+    with the same batches; numbers depend on it by rounding only."""
     questions: int = Field(default=10, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
     samples: int = Field(default=1, ge=1)

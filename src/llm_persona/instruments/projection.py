@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_persona.analysis.stats import mean_estimate
-from llm_persona.analysis.vectors import PersonaVector, projections
+from llm_persona.analysis.vectors import PersonaVector, projections_at
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.responses import Response
 from llm_persona.subject.load import Subject
@@ -34,8 +34,9 @@ class Projection:
         """One row a response; read by the subject in the state it is in. One beyond its context is unscored."""
         fits = readable(subject, [Row(r.prompt, r.text, r.system) for r in self.responses])
         asked = [r for r, fit in zip(self.responses, fits, strict=True) if fit]
-        values = record(subject, asked).values if asked else np.empty((0, self.vector.n_layers, subject.hidden_size))
-        found = projections(values, self.vector)[:, self.layer]
+        shape = (0, subject.hidden_size)
+        values = record(subject, asked, layers=[self.layer]).values[:, 0] if asked else np.empty(shape)
+        found = projections_at(values, self.vector, self.layer)
         read = iter(found.tolist())
         rows: list[dict[str, Any]] = [
             {"group": r.group, "projection": next(read)}

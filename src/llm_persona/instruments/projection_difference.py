@@ -96,8 +96,8 @@ class ProjectionDifference:
         return own, reasons
 
     def _projections(self, subject: Subject, rows: Sequence[Row], position: Position) -> np.ndarray:
-        read = record(subject, [Response(r.prompt, r.text, "neutral", "", r.system) for r in rows], position)
-        return read.values[:, self.layer].astype(np.float64) @ self.unit
+        responses = [Response(r.prompt, r.text, "neutral", "", r.system) for r in rows]
+        return record(subject, responses, position, layers=[self.layer]).values[:, 0].astype(np.float64) @ self.unit
 
 
 def _opening(subject: Subject, row: Row) -> Row:

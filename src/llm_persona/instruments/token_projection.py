@@ -50,7 +50,7 @@ def read(subject: Subject, response: Response, vector: PersonaVector, layer: int
     """
     text = response.text.strip()
     rendered = render_response(subject, response.prompt, text, response.system)
-    found = read_tokens(subject, rendered.ids, rendered.start, [vector])[1:, 0, layer]
+    found = read_tokens(subject, rendered.ids, rendered.start, [vector], [layer])[1:, 0, 0]
     return list(zip(pieces(text, rendered.places), found.tolist(), strict=True))
 
 

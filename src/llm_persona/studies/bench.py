@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from llm_persona.domain.item_sources import load_items
 from llm_persona.domain.items import OPTIONS, Item, Items
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.generate import generate
-from llm_persona.subject.load import Subject
+from llm_persona.subject.load import Subject, load_subject
 from llm_persona.subject.one_at_a_time import letters, likelihoods, response_means
 from llm_persona.subject.packing import Row, in_batches
 from llm_persona.subject.reading import reading
@@ -85,8 +88,30 @@ def bench(subject: Subject, rounds: int = 5, items: int = 8) -> Iterator[Timing]
     bank = load_items("openness")
     if rounds < 1 or not 2 <= items <= len(bank) // 2:
         raise UserError(f"bench: rounds must be at least 1, items 2 to {len(bank) // 2}; got {rounds} and {items}")
-    for comparison in comparisons(subject, Rotation(bank, items)):
+    rotation = Rotation(bank, items)
+    for comparison in comparisons(subject, rotation):
         yield measure(comparison, rounds)
+    with tempfile.TemporaryDirectory() as place:
+        exported = exported_comparison(subject, rotation, Path(place) / "model")
+        if exported is not None:
+            yield measure(exported, rounds)
+
+
+def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> Comparison | None:
+    """Generation by an exported checkpoint against the model that it was made of; None where the architecture has no
+    bias that steering can be folded into."""
+    vector = fit(record(subject, labelled(rotation(0))))
+    layer = subject.n_layers // 2
+    try:
+        to_checkpoint(subject, vector, folder, layer, vector.coefficient_for(SAME_TEXT, layer))
+    except UserError:
+        return None
+    made = load_subject(str(folder), dtype=str(subject.dtype).removeprefix("torch."), device=str(subject.device))
+    return Comparison(
+        "exported checkpoint", "time over that of unsteered generation, same text",
+        lambda n: _write(made, rotation(n), Condition()), lambda n: _write(subject, rotation(n), Condition()),
+        at_most=1.03,
+    )  # fmt: skip
 
 
 def measure(comparison: Comparison, rounds: int, clock: Callable[[], float] = time.perf_counter) -> Timing:

@@ -84,6 +84,7 @@ def make(piece: StudyPiece) -> int:
         )
     stages = Stages(piece.folder / "stages")
     lab = Lab(piece.config.model, piece.config.dtype, piece.config.device, stages, piece.config.engine)
+    lab.token_budget = piece.config.token_budget
     if piece.step == "own":
         _own(open_trait(lab, piece.config, piece.trait), piece.folder)
     else:

@@ -36,12 +36,16 @@ class Lab:
         self._arguments = (model, dtype, device)
         self._engine = engine
         self._subject: Subject | None = None
+        self.token_budget: int | None = None
+        """Padded tokens in the subject's batches (None: its own choice)."""
 
     def subject(self) -> Subject:
         """The subject, loaded at the first call."""
         if self._subject is None:
             model, dtype, device = self._arguments
             self._subject = load_subject(model, dtype=dtype, device=device, engine=self._engine)
+            if self.token_budget is not None:
+                self._subject.token_budget = self.token_budget
         return self._subject
 
     @property

@@ -184,8 +184,8 @@ def _read(
     usable = [k for k, fit in zip(usable, fits, strict=True) if fit]
     values: list[float | None] = [None] * len(texts)
     if usable:
-        acts = record(subject, [Response(prompts[k], texts[k], "neutral", "") for k in usable])
-        for k, x in zip(usable, acts.values[:, layer].astype(np.float64) @ vector.unit(layer), strict=True):
+        acts = record(subject, [Response(prompts[k], texts[k], "neutral", "") for k in usable], layers=[layer])
+        for k, x in zip(usable, acts.values[:, 0].astype(np.float64) @ vector.unit(layer), strict=True):
             values[k] = float(x)
     return values
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_persona.analysis.quality import assess
-from llm_persona.analysis.vectors import fit, projections
+from llm_persona.analysis.vectors import fit, projections, projections_at
 from llm_persona.domain.adapters import FILES
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
@@ -199,8 +199,8 @@ def _expressed(subject: Subject, sets: ItemSets, found: dict[Split, Elicited]) -
             kept[split] = part
             continue
         plain = [Response(r.prompt, r.text, r.pole, r.group) for r in part.rows]
-        read = record(subject, plain)
-        values = iter(projections(read.values, vector)[:, layer])
+        read = record(subject, plain, layers=[layer])
+        values = iter(projections_at(read.values[:, 0], vector, layer))
         left = {entry.row for entry in read.left_out}
         part = part.keep([n not in left for n in range(len(part.rows))], BEYOND)
         mask = [bool(v > middle) == (r.pole == "high") for v, r in zip(values, part.rows, strict=True)]

@@ -36,6 +36,7 @@ from llm_persona.studies.recommend import most_layers
 from llm_persona.studies.report import write_report
 from llm_persona.studies.stages import Reporter, Stages
 from llm_persona.studies.stored_answers import FILE, write_answers
+from llm_persona.studies.token_budget import with_token_budget
 from llm_persona.studies.trait_study import TraitStudy, open_trait
 from llm_persona.subject.remote.caller import Limits
 
@@ -103,7 +104,7 @@ def run_study(
     if executor is not None:
         make_pieces([config], [folder], executor, said)
     with working_in(folder, "running a study"):
-        return _run(config, folder, reporter, limits)
+        return _run(with_token_budget(config, folder), folder, reporter, limits)
 
 
 def make_pieces(
@@ -111,6 +112,7 @@ def make_pieces(
 ) -> None:
     """Have the studies' pieces made by the executor, and say so as each is done."""
     tell = said or (lambda text: None)
+    configs = [with_token_budget(config, folder) for config, folder in zip(configs, folders, strict=True)]
     make_ahead(configs, folders, executor, lambda piece, made: tell(f"{piece.name}: {made} stages made"))
 
 
@@ -120,11 +122,13 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     stages = Stages(folder / "stages", reporter)
     settings = {"format": format_of("study"), **config.model_dump()}
     former = study_settings(folder)
-    if former is None or {**former, "format": None} != {**settings, "format": None}:
+    ignored = dict.fromkeys(("format", "token_budget"))
+    if former is None or {**former, **ignored} != {**settings, **ignored}:
         for name in ("results.json", "report.html", "manifest.json", FILE):  # those of other settings
             (folder / name).unlink(missing_ok=True)
     write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))
     lab = Lab(config.model, config.dtype, config.device, stages, config.engine)
+    lab.token_budget = config.token_budget
     studies = [open_trait(lab, config, name) for name in config.traits]
 
     def phase(work: Callable[[TraitStudy], None]) -> None:

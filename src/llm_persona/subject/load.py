@@ -20,6 +20,7 @@ from llm_persona.domain.store import file_digest, read_json
 from llm_persona.subject.blocks import decoder_of, find_blocks, probe
 from llm_persona.subject.file_digests import file_digests
 from llm_persona.subject.hub_files import check_hub_files, hub_snapshot
+from llm_persona.subject.memory import TOKEN_BUDGET, token_budget_of
 from llm_persona.subject.placement import SPREAD, choose_dtype, input_device, is_quantised, place_of
 from llm_persona.subject.smollm2 import STAMP, cache_folder, smollm2_folder
 
@@ -49,6 +50,8 @@ class Subject:
     adapter: str | None = None
     shares_prompts: bool = True
     """Whether several responses may be read in one packed sequence (proved by a probe at load)."""
+    token_budget: int = TOKEN_BUDGET
+    """Padded tokens in one batch."""
     current_rows: list[int] | None = None
     """Which of the caller's rows are in the batch that `generate` is running now."""
     steering_layers: list[int] = field(default_factory=list)
@@ -217,6 +220,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", b
     from llm_persona.subject.packing import sharing_is_exact
 
     subject.shares_prompts = sharing_is_exact(subject)
+    subject.token_budget = token_budget_of(subject.device)
     return subject
 
 

@@ -18,10 +18,7 @@ import torch
 from llm_persona.domain.errors import TooLong, UserError
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
-from llm_persona.subject.memory import halving
-
-TOKEN_BUDGET = 2048
-"""Padded tokens in one batch on a CPU; larger batches gain less than 5% there."""
+from llm_persona.subject.memory import TOKEN_BUDGET, halving
 
 
 @dataclass(frozen=True)
@@ -205,9 +202,11 @@ def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.
 
 
 def in_batches(
-    subject: Subject, rows: Sequence[Row], work: Callable[[Packed], None], budget: int = TOKEN_BUDGET
+    subject: Subject, rows: Sequence[Row], work: Callable[[Packed], None], budget: int | None = None
 ) -> None:
     """Do `work` on packed batches that cover all rows once, each row's prompt shared with its siblings.
+
+    `budget` is the padded tokens of a batch (None: the subject's).
 
     A batch that does not fit in memory is halved, so `work` must keep what it made only at its end.
     """
@@ -219,7 +218,7 @@ def in_batches_rendered(
     rendered: Sequence[Rendered],
     keys: Sequence[object],
     work: Callable[[Packed], None],
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> None:
     """The same for rows rendered already; rows with equal keys may share what they begin with."""
     share = may_share(subject, rendered)
@@ -227,7 +226,7 @@ def in_batches_rendered(
     def packed_work(trees: Sequence[Tree]) -> None:
         work(pack(trees, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share))
 
-    for batch in batches(grow(rendered, keys, share), budget):
+    for batch in batches(grow(rendered, keys, share), budget or subject.token_budget):
         halving(packed_work, batch, "sequences")
 
 

@@ -20,6 +20,7 @@ from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import room
 from llm_persona.subject.packing import BEYOND, Packed, Row, in_batches, readable
 from llm_persona.subject.reading import reading
+from llm_persona.subject.stopping import stopping_after
 
 Position = Literal["response_mean", "prompt_last", "prompt_mean"]
 POSITIONS: tuple[Position, ...] = ("response_mean", "prompt_last", "prompt_mean")
@@ -32,6 +33,7 @@ def record(
     rows: Sequence[Response],
     position: Position = "response_mean",
     progress: Callable[[int], None] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Activations:
     """Record each row's activation at every layer, in the state the subject is in.
 
@@ -41,13 +43,18 @@ def record(
     A row that is longer than the subject's context is left out, with a warning, and so are the rows of either pole to
     the same question, so that the poles stay balanced: `left_out` lists them.
 
+    Args:
+        layers: which ones to record (None: all). The forward ends after the highest of them.
+
     Returns:
-        Activations, `values` float32 [rows, layers, hidden], in the rows' order; beyond 64 MiB they lie in a file.
+        Activations, `values` float32 [rows, layers, hidden], in the rows' order and that of `layers`; beyond 64 MiB
+        they lie in a file.
 
     Raises:
-        UserError: no rows, an unknown position, or a row that cannot be rendered. TooLong: no row is left.
+        UserError: no rows, an unknown position, a layer that the subject does not have, or a row that cannot be
+            rendered. TooLong: no row is left.
     """
-    return record_positions(subject, rows, (position,), progress)[position]
+    return record_positions(subject, rows, (position,), progress, layers)[position]
 
 
 @torch.no_grad()
@@ -56,8 +63,9 @@ def record_positions(
     rows: Sequence[Response],
     positions: Sequence[Position] = POSITIONS,
     progress: Callable[[int], None] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> dict[Position, Activations]:
-    """`record` at several positions, all of them and every layer in one pass over the rows.
+    """`record` at several positions, all of them and every layer (or those of `layers`) in one pass over the rows.
 
     Returns:
         By position, what `record` gives at it.
@@ -73,6 +81,9 @@ def record_positions(
     if not positions:
         raise UserError(f"nothing to record: no position was given; choose among {', '.join(POSITIONS)}")
     wanted = list(dict.fromkeys(positions))
+    asked = list(range(subject.n_layers)) if layers is None else list(layers)
+    if not asked or not all(0 <= layer < subject.n_layers for layer in asked):
+        raise UserError(f"layers {asked}: give some of the subject's layers 0 to {subject.n_layers - 1}")
     left = beyond_context(subject, rows)
     if left:
         missing = {entry.row for entry in left}
@@ -81,7 +92,7 @@ def record_positions(
         if not rows:
             raise TooLong(f"{said}; shorten them, or take a model that reads more")
         warnings.warn(said, Shortfall, stacklevel=4)  # past the decorator and `record`
-    values = {position: room((len(rows), subject.n_layers, subject.hidden_size)) for position in wanted}
+    values = {position: room((len(rows), len(asked), subject.hidden_size)) for position in wanted}
     for part in _parts(rows):
 
         def keep(numbers: Sequence[int], pooled: np.ndarray, first: int = part.start) -> None:
@@ -91,7 +102,7 @@ def record_positions(
             if progress is not None:
                 progress(len(numbers))
 
-        read_pooled(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], wanted, keep)
+        read_pooled(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], wanted, asked, keep)
     poles, groups = [r.pole for r in rows], [r.group for r in rows]
     return {position: Activations(found, poles, groups, left) for position, found in values.items()}
 
@@ -101,6 +112,7 @@ def read_pooled(
     subject: Subject,
     rows: Sequence[Row],
     positions: Sequence[Position],
+    layers: Sequence[int],
     keep: Callable[[Sequence[int], np.ndarray], None],
 ) -> None:
     """Read every row, in whatever order the engine likes; `keep` is given the numbers of the rows that were read
@@ -108,7 +120,7 @@ def read_pooled(
 
     def pool(packed: Packed) -> None:
         weights = torch.stack([_weights(packed, position) for position in positions])
-        keep([span[1] for span in packed.spans], _pooled_forward(subject, packed, weights))
+        keep([span[1] for span in packed.spans], _pooled_forward(subject, packed, weights, layers))
 
     in_batches(subject, rows, pool)
 
@@ -166,7 +178,7 @@ def _branch_start(packed: Packed, number: int) -> int:
     return packed.trunks[sequence]
 
 
-def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> np.ndarray:
+def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, layers: Sequence[int]) -> np.ndarray:
     """Weighted means [positions, spans, layers, hidden] under weights [positions, spans, length], in one forward."""
     sequences = torch.tensor([span[0] for span in packed.spans], device=weights.device)
     pooled: dict[int, torch.Tensor] = {}
@@ -180,11 +192,11 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor) -> 
 
         return hook
 
-    handles = [block.register_forward_hook(hook_for(layer)) for layer, block in enumerate(subject.blocks)]
+    handles = [subject.blocks[layer].register_forward_hook(hook_for(layer)) for layer in dict.fromkeys(layers)]
     try:
-        with reading(subject, packed.responses):
+        with reading(subject, packed.responses), stopping_after(subject, max(layers)):
             subject.decoder(**packed.inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([pooled[layer].cpu() for layer in range(subject.n_layers)], dim=2).numpy()
+    return torch.stack([pooled[layer].cpu() for layer in layers], dim=2).numpy()

@@ -15,15 +15,23 @@ from llm_persona.domain.errors import UserError
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.load import Subject
 from llm_persona.subject.reading import reading
+from llm_persona.subject.stopping import stopping_after
 
 
 @singledispatch
 @torch.no_grad()
-def read_tokens(subject: Subject, ids: Sequence[int], start: int, vectors: Sequence[PersonaVector]) -> np.ndarray:
+def read_tokens(
+    subject: Subject,
+    ids: Sequence[int],
+    start: int,
+    vectors: Sequence[PersonaVector],
+    layers: Sequence[int] | None = None,
+) -> np.ndarray:
     """Projection <h_l, v_l / norm(v_l)> of the last prompt token and of each token of the answer.
 
     Args:
         ids: the conversation; start: where the answer begins in it (its length, if nothing is written yet).
+        layers: which ones to read (None: all); the forward ends after the highest of them.
 
     Returns:
         float32 [1 + answer tokens, vectors, layers], read by the subject in the state it is in. Row 0 is the last
@@ -39,15 +47,16 @@ def read_tokens(subject: Subject, ids: Sequence[int], start: int, vectors: Seque
     for vector in vectors:
         vector.check(subject.n_layers, subject.hidden_size)
     rows = len(ids) - start + 1
-    found: np.ndarray = np.zeros((rows, len(vectors), subject.n_layers), dtype=np.float32)
-    if not vectors:
+    asked = list(range(subject.n_layers)) if layers is None else list(layers)
+    found: np.ndarray = np.zeros((rows, len(vectors), len(asked)), dtype=np.float32)
+    if not vectors or not asked:
         return found
 
-    units = {layer: np.stack([v.unit(layer) for v in vectors], axis=1) for layer in range(subject.n_layers)}
-    with reading(subject, start), projecting(subject, units) as seen:
+    units = {layer: np.stack([v.unit(layer) for v in vectors], axis=1) for layer in asked}
+    with reading(subject, start), projecting(subject, units) as seen, stopping_after(subject, max(asked)):
         subject.decoder(input_ids=torch.tensor([list(ids)], device=subject.device), use_cache=False)
-    for layer, values in seen.items():
-        found[:, :, layer] = values[start - 1 :]
+    for place, layer in enumerate(asked):
+        found[:, :, place] = seen[layer][start - 1 :]
     return found
 
 

@@ -114,13 +114,15 @@ def _read_pooled(
     subject: VllmSubject,
     rows: Sequence[Row],
     positions: Sequence[Position],
+    layers: Sequence[int],
     keep: Callable[[Sequence[int], np.ndarray], None],
 ) -> None:
-    """One request a row and position."""
+    """One request a row and position; the hooks read every layer, as vLLM computes them all anyway."""
     rendered = render_rows(subject, rows)
     for first in range(0, len(rendered), PLAIN):
         part = rendered[first : first + PLAIN]
-        keep(range(first, first + len(part)), np.stack([_pooled(subject, part, position) for position in positions]))
+        read = np.stack([_pooled(subject, part, position) for position in positions])
+        keep(range(first, first + len(part)), read[:, :, list(layers)])
 
 
 def _pooled(subject: VllmSubject, rows: Sequence[Rendered], position: Position) -> np.ndarray:
@@ -136,7 +138,14 @@ def _pool(row: Rendered, position: Position) -> Pool:
 
 
 @read_tokens.register(VllmSubject)
-def _read_tokens(subject: VllmSubject, ids: Sequence[int], start: int, vectors: Sequence[PersonaVector]) -> np.ndarray:
+def _read_tokens(
+    subject: VllmSubject,
+    ids: Sequence[int],
+    start: int,
+    vectors: Sequence[PersonaVector],
+    layers: Sequence[int] | None = None,
+) -> np.ndarray:
+    asked = list(range(subject.n_layers)) if layers is None else list(layers)
     if not 1 <= start <= len(ids):
         raise UserError(f"read_tokens: the answer cannot begin at {start} of {len(ids)} tokens")
     if len(ids) > subject.max_length:
@@ -144,14 +153,14 @@ def _read_tokens(subject: VllmSubject, ids: Sequence[int], start: int, vectors: 
     for vector in vectors:
         vector.check(subject.n_layers, subject.hidden_size)
     if not vectors:
-        return np.zeros((len(ids) - start + 1, 0, subject.n_layers), dtype=np.float32)
+        return np.zeros((len(ids) - start + 1, 0, len(asked)), dtype=np.float32)
     settings = {**READ, "extra_args": {"output_residual_stream": True}}
     [output] = subject.ask([Request(list(ids), start, settings)])
     stream = output.activations["residual_stream"].float().numpy().astype(np.float64)  # [layers, tokens, hidden]
     if stream.shape[:2] != (subject.n_layers, len(ids)):
         raise RuntimeError(f"vLLM: {stream.shape[:2]} layers and tokens were captured of {subject.n_layers, len(ids)}")
     units = np.stack([[v.unit(layer) for layer in range(subject.n_layers)] for v in vectors])
-    return np.einsum("lth,vlh->tvl", stream[:, start - 1 :], units).astype(np.float32)
+    return np.einsum("lth,vlh->tvl", stream[:, start - 1 :], units).astype(np.float32)[:, :, asked]
 
 
 @reusing_below.register(VllmSubject)
