@@ -253,7 +253,7 @@ def third_section(limit: int) -> list[str]:
         f"Third-party openness items ({limit} of them, none used for anything else here):",
         "",
         *table(["adapter", "n", "score, %", "preference, %"],
-               [[r["condition"]["name"], str(t["n"]), with_interval(t["score"], t["score_ci"], 0),
+               [["/".join(Path(r["condition"]["adapter"] or "base").parts[-2:]), str(t["n"]), with_interval(t["score"], t["score_ci"], 0),
                  with_interval(t["preference"], t["preference_ci"], 1, 100)]
                 for r in third["runs"] for t in r["traits"].values()]),
     ]  # fmt: skip
