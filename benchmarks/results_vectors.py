@@ -13,7 +13,7 @@ from typing import Any
 from claims import at_layer, claims, spans, written_at_ends
 from pages import number, span, table, with_interval
 
-from llm_persona.domain.store import read_json, write_text
+from llm_persona.domain.store import read_json, write_json, write_text
 from llm_persona.studies.report import read_results
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "vectors.md"
@@ -196,7 +196,7 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         f"{number(read['auc_within'], 3)}. A vector fitted on these items themselves "
         f"(cross-fitted by question) reaches {number(transfer['ceiling'], 3)}, within questions "
         f"{number(transfer['ceiling_within'], 3)}: no difference of means can do much better at this layer.",
-        "The layer rule was last changed when figures of two layers on these items were known (docs/notes.md).",
+        "The layer rule was last changed when figures of layers 12 to 20 on these items were known (docs/notes.md).",
         "",
         *table(["condition", "score, %", "shift of score [95%]", "shift of preference, points [95%]"], rows),
     ]
@@ -273,7 +273,10 @@ def main() -> None:
     parser.add_argument("--transfer")
     given = parser.parse_args()
     transfer = read_json(Path(given.transfer)) if given.transfer else None
-    write_text(PAGE, page(read_results(given.run), transfer))
+    results = read_results(given.run)
+    write_text(PAGE, page(results, transfer))
+    layers = {name: t["vector"]["recommended"]["balanced"] for name, t in results["traits"].items()}
+    write_json(PAGE.with_name("recommended.json"), {"model": results["model"], "layers": layers})
     print(f"wrote {PAGE}")
 
 
