@@ -248,15 +248,17 @@ def halved_by_loss(found: dict[str, Any], whole: bool = False) -> list[str]:
 
 
 def third_section(limit: int) -> list[str]:
-    third = read_json(OUT / "third-party.json")
+    rows = []
+    for run in read_json(OUT / "third-party.json")["runs"]:
+        name = "/".join(Path(run["condition"]["adapter"] or "base").parts[-2:])
+        for t in run["traits"].values():
+            score = with_interval(t["score"], t["score_ci"], 0)
+            rows.append([name, str(t["n"]), score, with_interval(t["preference"], t["preference_ci"], 1, 100)])
     return [
         f"Third-party openness items ({limit} of them, none used for anything else here):",
         "",
-        *table(["adapter", "n", "score, %", "preference, %"],
-               [["/".join(Path(r["condition"]["adapter"] or "base").parts[-2:]), str(t["n"]), with_interval(t["score"], t["score_ci"], 0),
-                 with_interval(t["preference"], t["preference_ci"], 1, 100)]
-                for r in third["runs"] for t in r["traits"].values()]),
-    ]  # fmt: skip
+        *table(["adapter", "n", "score, %", "preference, %"], rows),
+    ]
 
 
 def seeds_section(limit: int) -> list[str]:
