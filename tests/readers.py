@@ -225,7 +225,7 @@ def _file_readers(written: _Files) -> list[Reader]:
     from llm_persona.domain.templates import load_template
     from llm_persona.domain.traits import LEVELS, POLES, load_trait
     from llm_persona.instruments.judging.scoring import verdict_of_text
-    from llm_persona.interfaces.cli.options import named_layers
+    from llm_persona.interfaces.cli.vector_settings import named_layers
     from llm_persona.studies.screen import ScreenPlan, survey
     from llm_persona.training.data import from_chat
 

@@ -126,6 +126,7 @@ def test_a_repository_with_pickled_weights_alone_is_refused_with_the_remedy(monk
         )
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: transformers.LlamaConfig())
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", none)
     with pytest.raises(UserError, match=r"pickled \(\.bin\).*take a revision that has safetensors"):
         load_subject("a/b")

@@ -36,7 +36,7 @@ def timing(name, ratio, bounds, bar):
         ("openness base choice", "letters"),
         ("openness steered +0.2 likelihood", "doses and layers"),
         ("openness steered samples", "generation"),
-        ("openness tuned-high neutral", "neutral text"),
+        ("openness tuned-high neutral", "perplexity"),
         ("openness sweep layer 12", "doses and layers"),
         ("openness tune high", "training"),
         ("openness read answers", "reading answers"),

@@ -269,8 +269,9 @@ def test_measuring_along_the_way_changes_nothing_in_the_training(tmp_path):
 
 def test_early_stop_keeps_the_adapter_of_the_lowest_held_out_loss(tmp_path):
     letters = "qwertzuiopasdfghjklyxcvbnm"
-    data = TrainingData([Example(f"Q{n}?", letters[n:] + letters[:n]) for n in range(20)], [], "test")
-    recipe = Recipe(rank=8, epochs=30, prompts_per_step=4, learning_rate=0.3, held_out=0.3, patience=2)
+    # what answers share is learnt first; then each one's own letter, which costs the held-out ones theirs
+    data = TrainingData([Example(f"Q{n}?", "the answer is " + letters[n] * 12) for n in range(20)], [], "test")
+    recipe = Recipe(rank=8, epochs=30, prompts_per_step=4, learning_rate=0.03, held_out=0.3, patience=2)
     subject = make_subject()
     done = finetune(subject, data, tmp_path / "a", recipe)
     losses = {row["step"]: row["held_out"] for row in done.along}

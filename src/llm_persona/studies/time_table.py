@@ -20,7 +20,7 @@ KINDS: dict[str, str] = {
     "generation": r"samples$|answers as|written",
     "doses and layers": r" sweep layer | steered | control ",
     "likelihood": r" likelihood$| arithmetic ",
-    "neutral text": r" neutral$",
+    "perplexity": r" neutral$| perplexity of answers$",
     "reading answers": r" read ",
 }
 """Kinds of work by a stage's name; the first that fits counts."""
