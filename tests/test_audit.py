@@ -365,6 +365,23 @@ def test_the_cosine_of_one_vector_with_itself_is_one_however_it_is_resampled():
     assert low < 0 < high  # two vectors of noise
 
 
+@pytest.mark.parametrize("shift", [0.2, 1.0])
+def test_a_cosine_lies_in_its_interval_however_near_to_one_it_is(shift):
+    rng = np.random.default_rng(1)
+    poles, groups = ["high", "low"] * 40, [n // 2 for n in range(80)]
+    direction = rng.standard_normal((1, 1, 300))
+    signs = np.where(np.arange(80) % 2, -1, 1)[:, None, None]
+    for _ in range(20):
+        values = rng.standard_normal((80, 1, 300)) + direction * signs
+        first, second = (
+            pole_sums(lp.Activations((values + noise).astype(np.float32), poles, groups), 0)
+            for noise in (0, shift * rng.standard_normal((80, 1, 300)))
+        )
+        a, b = (part.directions(np.ones((1, 40)))[0] for part in (first, second))
+        low, high = cosine_interval(first, second)
+        assert low < a @ b / np.linalg.norm(a) / np.linalg.norm(b) < high < 1
+
+
 def test_the_ratio_of_perplexities_weighs_tokens_alike_and_resamples_passages(audited):
     base = [{"perplexity": 10.0, "tokens": 30}, {"perplexity": 20.0, "tokens": 10}, {"perplexity": None, "tokens": 0,
                                                                                      "unscored": "x"}]  # fmt: skip

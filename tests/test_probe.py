@@ -15,7 +15,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.interfaces.cli.main import run
 from llm_persona.subject.blocks import SETTING, probe
 from llm_persona.subject.export import to_checkpoint
-from llm_persona.subject.load import load_subject, wrap
+from llm_persona.subject.load import identify, load_subject, wrap
 from llm_persona.subject.record import record
 from llm_persona.subject.steer import steering
 
@@ -120,6 +120,14 @@ def test_where_the_blocks_are_not_found_setting_their_path_finds_them(unnamed, m
         moved = record(by_argument, ROWS).values
     np.testing.assert_allclose(moved[:, 1] - plain[:, 1], np.tile(vector.directions[1], (4, 1)), atol=1e-4)
     to_checkpoint(by_argument, vector, tmp_path / "folded", 1, 1.0)  # finds the blocks of the copy too
+
+
+def test_blocks_that_were_named_are_part_of_what_a_subject_is(tiny_folders, monkeypatch):
+    plain = load_subject(tiny_folders[0]).identity
+    assert "blocks" not in plain
+    monkeypatch.setenv(SETTING, "model.layers")
+    named = load_subject(tiny_folders[0]).identity
+    assert named == {**plain, "blocks": "model.layers"} == identify(tiny_folders[0])
 
 
 def test_a_command_fails_with_what_to_set_and_goes_on_once_it_is_set(unnamed, monkeypatch, capsys):

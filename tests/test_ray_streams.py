@@ -23,6 +23,7 @@ from llm_persona.interfaces.cli.main import run
 from llm_persona.studies import evaluation_parts, screen_parts
 from llm_persona.studies.evaluation import EvaluationPlan, evaluate_sets, evaluate_sets_by
 from llm_persona.studies.executors import on_ray
+from llm_persona.studies.lab import Lab
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.screen import ScreenPlan, screen, screen_by, survey
 from llm_persona.studies.stages import Stages
@@ -193,6 +194,14 @@ def test_workers_that_run_the_model_otherwise_are_refused(model):
     check_workers(Here(), [(model, "float32", "cpu")])
     with pytest.raises(UserError, match="device cuda, here cpu"):
         check_workers(Elsewhere(), [(model, "float32", "cpu")])
+
+
+def test_a_worker_that_differs_from_the_machine_that_asks_makes_no_part(model, tmp_path, monkeypatch):
+    lab = Lab(model, "float32", "cpu", Stages(tmp_path))
+    assert lab.same_here() is lab
+    lab.identity = {**lab.identity, "dtype": "bfloat16"}  # as it came from a machine that computes in it
+    with pytest.raises(UserError, match="dtype float32, there bfloat16"):
+        lab.same_here()
 
 
 def test_a_model_behind_an_api_is_not_for_workers(cluster, capsys):

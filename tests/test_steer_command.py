@@ -126,6 +126,7 @@ def test_a_range_of_layers_adds_each_layer_s_increment(subject, files, steer):
     ("options", "message"),
     [(["--vector", "{0}", "--vector", "{1}", "--dose", 1, "--coefficient", 1], "each vector its own: --vector FILE:"),
      (["--vector", "{0}:dose=1:dose=2"], "gives dose twice"),
+     (["--vector", "{0}:layer="], "layer is empty"),
      (["--vector", "{0}:dose=much"], "dose 'much' is not a number"),
      (["--vector", "{0}:positions=last"], "choose one of all, prompt, response"),
      (["--vector", "{0}:dose=1:coefficient=1"], "give a coefficient or a dose, one of the two"),

@@ -11,8 +11,10 @@ import yaml
 from test_subject_tiny import ROWS
 
 from llm_persona import StudyConfig, UserError
-from llm_persona.domain.config import make_config
+from llm_persona.domain.config import make_config, read_config
 from llm_persona.studies import token_budget
+from llm_persona.studies.stages import Silent
+from llm_persona.studies.study import run_study
 from llm_persona.studies.token_budget import with_token_budget
 from llm_persona.subject import packing
 from llm_persona.subject.memory import TOKEN_BUDGET, token_budget_of
@@ -57,6 +59,22 @@ def test_a_continued_study_keeps_the_budget_it_was_begun_with(tmp_path, monkeypa
 def test_a_budget_that_holds_no_text_is_refused():
     with pytest.raises(UserError, match="token_budget"):
         make_config(token_budget=10)
+
+
+def test_a_finished_run_of_a_version_that_named_no_engine_keeps_its_results(tiny_run, tmp_path):
+    """Until the new ones are written, so that a kill in between loses nothing."""
+    folder, _ = tiny_run.copied(tmp_path)
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    del study["engine"], study["token_budget"]
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    seen = []
+
+    class Watching(Silent):
+        def end(self, stage, seconds, reused):
+            seen.append((reused, (folder / "results.json").exists()))
+
+    run_study(read_config(folder / "study.yaml"), folder, Watching())
+    assert set(seen) == {(True, True)}
 
 
 def test_a_finished_run_says_what_its_batches_held(tiny_run):

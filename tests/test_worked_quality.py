@@ -123,6 +123,14 @@ def test_a_layer_is_held_against_the_best_one_on_the_same_resamples(monkeypatch)
     assert worse.auc > best.auc_ci[0]
 
 
+def test_so_few_questions_show_no_layer_to_be_worse():
+    poles, groups = ["high", "low"] * 4, np.repeat(np.arange(4), 2)
+    values = np.stack([np.array([0.0, 1.0] * 4), np.array([1.0, 0.0] * 4)], axis=1)
+    two = PersonaVector(np.ones((2, 1), np.float32), np.ones(2, np.float32), {})
+    worse = assess(acts(values, poles, groups), two, permutations=1).layers[0]
+    assert (worse.auc, worse.below_best_ci[0]) == (0.0, 0.0)
+
+
 def test_where_all_is_won_the_lower_end_is_the_cap_and_where_all_is_lost_the_upper_end():
     values = np.array([[9.0], [1.0]] * 4)
     poles, groups = ["high", "low"] * 4, [n // 2 for n in range(8)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.auc_intervals import DRAWS, auc_draws, auc_interval
-from llm_persona.analysis.stats import auc, bootstrap_weights, percentile_interval, sign_flips, widened
+from llm_persona.analysis.stats import CONFIDENCE, auc, bootstrap_weights, percentile_interval, sign_flips, widened
 from llm_persona.analysis.vectors import PersonaVector, fit, projections
 from llm_persona.domain.errors import UserError
 
@@ -119,9 +119,7 @@ def assess(
                 layer=k,
                 auc=float(observed[k]),
                 auc_ci=(low_end, high_end),
-                below_best_ci=widened(
-                    percentile_interval(draws[best] - draws[k]), float(observed[best] - observed[k]), n_groups
-                ),
+                below_best_ci=_below(draws[best] - draws[k], float(observed[best] - observed[k]), n_groups),
                 auc_within=within_auc(scores[:, k], high, groups),
                 p_value=_p(null[k], observed[k]),
                 p_family=_p(family, observed[k]),
@@ -175,6 +173,13 @@ def _flipped_auc(scores: np.ndarray, high: np.ndarray, groups: np.ndarray, flips
     with np.errstate(divide="ignore", invalid="ignore"):
         found = (ranks_of_high - n_high * (n_high + 1) / 2) / (n_high * n_low)
     return np.where((n_high > 0) & (n_low > 0), found, 0.5)
+
+
+def _below(draws: np.ndarray, observed: float, n_groups: int) -> tuple[float, float]:
+    """Interval of a difference of AUCs. It holds zero where so few questions cannot show one: no way of swapping the
+    two layers in n questions is rarer than 2^(1 - n)."""
+    low, high = widened(percentile_interval(draws), observed, n_groups)
+    return (min(low, 0.0), high) if 2.0 ** (1 - n_groups) > 1 - CONFIDENCE else (low, high)
 
 
 def _separation(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_persona.analysis.stats import bootstrap_weights, percentile_interval, widened
+from llm_persona.analysis.stats import bootstrap_weights, corrected_interval, percentile_interval, widened
 
 DRAWS = 2000
 Shifts = Mapping[str, Mapping[str, float]]
@@ -68,10 +68,17 @@ def _effect(
         "own": value,
         "own_ci": _interval(moved, value, n),
         "others": others,
-        "others_ci": _interval(spilled, others, n),
+        "others_ci": _corrected(spilled, others, n),
         "ratio": ratio,
-        "ratio_ci": _interval(ratios, ratio, n),
+        "ratio_ci": _corrected(ratios, ratio, n),
     }, ratios
+
+
+def _corrected(draws: np.ndarray, value: float | None, n: int) -> list[float | None]:
+    """Of means of absolute values, which resampling moves up."""
+    if value is None or n < 2 or not np.isfinite(draws).any():
+        return [None, None]
+    return list(corrected_interval(draws, value))
 
 
 def _interval(draws: np.ndarray, value: float | None, n: int) -> list[float | None]:

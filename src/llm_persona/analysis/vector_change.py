@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.auc_intervals import DRAWS, auc_draws
@@ -50,24 +51,28 @@ def pole_sums(acts: Activations, layer: int) -> PoleSums:
     return PoleSums(names, (sums[0], sums[1]), (sizes[0], sizes[1]))
 
 
-def cosine_interval(before: PoleSums, after: PoleSums, draws: int = DRAWS, seed: int = 0) -> list[float | None]:
-    """Interval of the cosine of two vectors that were fitted on the same rows as read by two models.
+def cosine_interval(before: PoleSums, after: PoleSums) -> list[float | None]:
+    """95% interval of the cosine of two vectors that were fitted on the same rows as read by two models.
 
-    Questions are resampled, each with its rows in both. A resample's vectors are noisier than the whole's, so the
-    interval leans low; [None, None] with fewer than two questions in common.
+    Jackknife: each question is left out in turn, in both, and the spread is taken on the scale of the inverse
+    hyperbolic tangent. (Resampling would not do: a resample's vectors are noisier than the whole's, so that their
+    cosines lie below its own.) [None, None] with fewer than two questions in common.
     """
     known = set(after.groups)
     common = [group for group in before.groups if group in known]
     if len(common) < 2:
         return [None, None]
-    weights = np.vstack([np.ones((1, len(common))), bootstrap_weights(len(common), draws, seed)])
+    n = len(common)
+    weights = np.vstack([np.ones((1, n)), 1 - np.eye(n)])
     a, b = (part.of(common).directions(weights) for part in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    if not np.isfinite(cosine[0]):
+    if not np.isfinite(cosine).all():
         return [None, None]
-    low, high = widened(percentile_interval(cosine[1:]), float(cosine[0]), len(common))
-    return [max(-1.0, low), min(1.0, high)]
+    turned = np.arctanh(np.clip(cosine, -1 + 1e-12, 1 - 1e-12))
+    spread = np.sqrt((n - 1) / n * ((turned[1:] - turned[1:].mean()) ** 2).sum())
+    reach = t.ppf(0.5 + CONFIDENCE / 2, n - 1) * spread
+    return [float(np.tanh(turned[0] - reach)), float(np.tanh(turned[0] + reach))]
 
 
 def reading_change(

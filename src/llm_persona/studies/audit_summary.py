@@ -65,6 +65,7 @@ def summarise_audit(
             for f in found:
                 f["verdict"] = said
     start = quality["base"]["perplexity"]
+    costs = {m.name: perplexity_ratio(quality[m.name]["rows"], quality["base"]["rows"]) for m in models}
     return {
         "base": base,
         "rule": RULE,
@@ -77,8 +78,8 @@ def summarise_audit(
                 "model": m.model,
                 "control": m.control,
                 "perplexity": quality[m.name]["perplexity"],
-                "perplexity_ratio": _ratio(quality[m.name]["perplexity"], start),
-                "perplexity_ratio_ci": perplexity_ratio(quality[m.name]["rows"], quality["base"]["rows"])["ci"],
+                "perplexity_ratio": costs[m.name]["ratio"],
+                "perplexity_ratio_ci": costs[m.name]["ci"],
             }
             for m in models
         },
@@ -114,10 +115,6 @@ def _intervals(found: Sequence[Mapping[str, Any]], gap: float) -> dict[str, Any]
         "projection": read["ci"] if read else [None, None],
         "over": "seeds",
     }
-
-
-def _ratio(value: float | None, start: float | None) -> float | None:
-    return value / start if value is not None and start else None
 
 
 def _spread_of(found: Sequence[Mapping[str, Any]], gap: float) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject, load_subject
+from llm_persona.subject.memory import is_out_of_memory
 from llm_persona.subject.one_at_a_time import letters, likelihoods, response_means
 from llm_persona.subject.packing import Row, in_batches
 from llm_persona.subject.reading import reading
@@ -104,9 +105,13 @@ def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> C
     layer = subject.n_layers // 2
     try:
         to_checkpoint(subject, vector, folder, layer, vector.coefficient_for(SAME_TEXT, layer))
-    except UserError:
+        made = load_subject(str(folder), dtype=str(subject.dtype).removeprefix("torch."), device=str(subject.device))
+    except (UserError, OSError):
         return None
-    made = load_subject(str(folder), dtype=str(subject.dtype).removeprefix("torch."), device=str(subject.device))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None  # a second model has no room here; what was timed before must not be lost
     return Comparison(
         "exported checkpoint", "time over that of unsteered generation, same text",
         lambda n: _write(made, rotation(n), Condition()), lambda n: _write(subject, rotation(n), Condition()),

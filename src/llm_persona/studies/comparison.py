@@ -61,6 +61,8 @@ def _moved(row: dict[str, Any], sign: int) -> float | None:
 
 
 def _cost(row: dict[str, Any], base: dict[str, Any]) -> float | None:
+    if row.get("cost") is not None:  # paired by passage, as its interval is
+        return float(row["cost"])
     if row["perplexity"] is None or not base["perplexity"]:
         return None
     return float(row["perplexity"] / base["perplexity"])

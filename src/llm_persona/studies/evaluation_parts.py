@@ -53,7 +53,7 @@ class EvaluationMaker:
         condition = self.conditions[trait]
         if self._subject is None or trait != self._trait:
             self._stack.close()
-            self._subject = self._stack.enter_context(self.lab.subject().under(condition))
+            self._subject = self._stack.enter_context(self.lab.same_here().subject().under(condition))
             self._trait = trait
         benchmark = self.askings[trait][asking]
         part = replace(benchmark, items=benchmark.items[start : start + size])

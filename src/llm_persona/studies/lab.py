@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.config import Engine
+from llm_persona.domain.errors import UserError
 from llm_persona.domain.measurement import Measurement
 from llm_persona.instruments.samples import Samples
 from llm_persona.studies.stages import Stages
@@ -47,6 +48,22 @@ class Lab:
             if self.token_budget is not None:
                 self._subject.token_budget = self.token_budget
         return self._subject
+
+    def same_here(self) -> Lab:
+        """Itself, where this machine runs the subject as the one that made it: a worker's numbers are stored under the
+        identity that came with it.
+
+        Raises:
+            UserError: it would run otherwise (another device, number format or revision).
+        """
+        here = identify(*self._arguments, self._engine)
+        if here != self.identity:
+            differs = [f"{k} {here.get(k)}, there {v}" for k, v in self.identity.items() if here.get(k) != v]
+            raise UserError(
+                f"--executor ray: a worker runs {self.identity['model']} otherwise than the machine that asks "
+                f"({'; '.join(differs)}); use machines that are alike"
+            )
+        return self
 
     @property
     def training_identity(self) -> dict[str, str]:

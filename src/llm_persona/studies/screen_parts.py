@@ -107,6 +107,6 @@ class ScreenMaker:
             raise UserError(f"--data {path}: a worker does not see this file; put it on storage that all nodes share")
         if file_digest(path) != self.asked.sha256:
             raise UserError(f"--data {path}: a worker sees another file there; put it on storage that all nodes share")
-        subject = self.lab.subject()
+        subject = self.lab.same_here().subject()
         vector.check(subject.n_layers, subject.hidden_size, subject.name)
         return subject

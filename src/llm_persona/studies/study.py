@@ -45,6 +45,10 @@ READINGS = 3
 """Stages in which the base reads what was written: projection, perplexity, tokens."""
 
 
+NEWER = {"engine": "transformers"}
+"""Settings that study files of older versions do not name, and what they were."""
+
+
 def expected_stages(config: StudyConfig) -> int:
     """How many stages a study has at most, for the progress display (a sweep may need fewer layers: `spare`)."""
     traits, letters = len(config.traits), len(config.letter_modes)
@@ -112,6 +116,9 @@ def make_pieces(
 ) -> None:
     """Have the studies' pieces made by the executor, and say so as each is done."""
     tell = said or (lambda text: None)
+    engine = next((c.engine for c in configs if c.engine != "transformers"), None)
+    if engine is not None:
+        raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
     configs = [with_token_budget(config, folder) for config, folder in zip(configs, folders, strict=True)]
     make_ahead(configs, folders, executor, lambda piece, made: tell(f"{piece.name}: {made} stages made"))
 
@@ -123,7 +130,8 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     settings = {"format": format_of("study"), **config.model_dump()}
     former = study_settings(folder)
     ignored = dict.fromkeys(("format", "token_budget"))
-    if former is None or {**former, **ignored} != {**settings, **ignored}:
+    # (what an older version did not write down was as it is by default)
+    if former is None or {**NEWER, **former, **ignored} != {**settings, **ignored}:
         for name in ("results.json", "report.html", "manifest.json", FILE):  # those of other settings
             (folder / name).unlink(missing_ok=True)
     write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))

@@ -17,7 +17,7 @@ from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.inside import inside
 from llm_persona.domain.store import file_digest, read_json
-from llm_persona.subject.blocks import decoder_of, find_blocks, probe
+from llm_persona.subject.blocks import SETTING, decoder_of, find_blocks, probe
 from llm_persona.subject.file_digests import file_digests
 from llm_persona.subject.hub_files import check_hub_files, hub_snapshot
 from llm_persona.subject.memory import TOKEN_BUDGET, token_budget_of
@@ -58,6 +58,8 @@ class Subject:
     """Layers at which a steering context is active now."""
     steering_thread: int | None = None
     """The thread that steers: another one must not use the subject meanwhile."""
+    blocks_path: str | None = None
+    """Where the blocks were said to be; None where they were found."""
     responses: Any = None
     """Where responses are in the forward that runs now; see `subject.reading`."""
 
@@ -103,7 +105,8 @@ class Subject:
     def identity(self) -> dict[str, str]:
         """What decides its numbers: model, revision, dtype, kind of device."""
         kind = str(self.dtype).removeprefix("torch.")
-        return {"model": self.name, "revision": self.revision, "dtype": kind, "device": self.device.type}
+        found = {"model": self.name, "revision": self.revision, "dtype": kind, "device": self.device.type}
+        return found if self.blocks_path is None else {**found, "blocks": self.blocks_path}
 
     @contextmanager
     def under(self, condition: Condition) -> Iterator[Subject]:
@@ -159,8 +162,8 @@ def load_subject(
     if engine == "vllm":
         from llm_persona.subject.engines.vllm_load import load_vllm
 
-        if not isinstance(device, str) or device in SPREAD or blocks is not None:
-            raise UserError("--engine vllm spreads the model by itself: give a plain --device, and no blocks")
+        if not isinstance(device, str) or device in SPREAD or blocks or os.environ.get(SETTING):
+            raise UserError(f"--engine vllm spreads the model by itself: plain --device, no blocks, no {SETTING}")
         return load_vllm(model, adapter, dtype, device)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -219,6 +222,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", b
     subject = Subject(model, tokenizer, name, revision, found, decoder_of(model))
     from llm_persona.subject.packing import sharing_is_exact
 
+    subject.blocks_path = blocks or os.environ.get(SETTING) or None
     subject.shares_prompts = sharing_is_exact(subject)
     subject.token_budget = token_budget_of(subject.device)
     return subject
@@ -240,6 +244,8 @@ def identify(
     place, _ = place_of(device)
     kind = str(choose_dtype(dtype, place)).removeprefix("torch.")
     found = {"model": model, "revision": revision, "dtype": kind, "device": place.type}
+    if os.environ.get(SETTING):
+        found["blocks"] = os.environ[SETTING]  # other blocks, other layers
     if engine == "vllm":
         from llm_persona.subject.engines.vllm_load import engine_version
 

@@ -33,6 +33,10 @@ def over_models_traits_sources(command: Callable[..., None]) -> Callable[..., No
             if executor is None and len(models) == len(traits) == len(sources) == 1:
                 command(model=models[0], trait=traits[0], source=sources[0], out=out, json_path=json_path, **rest)
                 return
+            if executor is not None and rest["engine"] != "transformers":
+                from llm_persona.domain.errors import UserError
+
+                raise UserError("--engine: workers of --executor ray run transformers; leave one of them out")
             pieces = _pieces(models, traits, sources, Path(out), rest)
             with output_checked(json_path, str(Path(out) / "any")):
                 _made(pieces, executor)
@@ -82,6 +86,7 @@ class ExtractionPiece:
         return stages.made > 0
 
     def _key(self) -> Any:
+        from llm_persona.domain.provenance import git_revision, own_version
         from llm_persona.domain.store import file_digest
         from llm_persona.domain.traits import load_trait
         from llm_persona.subject.load import identify
@@ -89,8 +94,16 @@ class ExtractionPiece:
         given = {k: v for k, v in self.arguments.items() if k not in NOT_DECIDING}
         named = [text for option in FILES for text in _texts(given[option])]
         files = sorted(p for text in named for p in (Path(text), *Path(text).glob("*")) if p.is_file())
-        identity = identify(given["model"], given["dtype"], given["device"])
-        return [identity, given, load_trait(given["trait"]).digest, [[str(p), file_digest(p)] for p in files]]
+        identity = identify(given["model"], given["dtype"], given["device"], given["engine"])
+        # (rules change with versions: a layer is chosen again)
+        return [
+            identity,
+            own_version(),
+            git_revision(),
+            given,
+            load_trait(given["trait"]).digest,
+            [[str(p), file_digest(p)] for p in files],
+        ]
 
     def result(self) -> dict[str, Any]:
         """The combination and the JSON of `vectors extract`, as it lies in the folder."""
@@ -124,6 +137,10 @@ def _pieces(
             for source in sources:
                 given = {**rest, **adapters, "model": model, "trait": trait, "source": source}
                 found.append(ExtractionPiece(folder, f"{place}/{name}-{source}", given))
+    stems = [piece.stem for piece in found]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise UserError(f"--trait: two traits would be written to {twice}; rename one of them")
     return found
 
 

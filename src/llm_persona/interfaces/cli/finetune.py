@@ -65,7 +65,7 @@ def finetune(
     from llm_persona.studies.seeds import SeedPiece, train_seeds
     from llm_persona.studies.trajectory import save_trajectory, watch_for
     from llm_persona.training.finetune import finetune as train
-    from llm_persona.training.processes import is_main_process
+    from llm_persona.training.processes import is_main_process, launched
     from llm_persona.training.recipe import RECIPES, adjusted
 
     cluster = executor_from(condition)
@@ -99,6 +99,8 @@ def finetune(
     ]  # fmt: skip
     results = []
     with output_checked(json_path, str(Path(out) / "adapter_config.json")), cluster as executor:
+        if executor is not None and launched() > 1:
+            raise UserError("--executor ray: start the command once, without accelerate launch")
         if executor is not None:
             made = iter(train_seeds(executor, pieces, say))
         else:

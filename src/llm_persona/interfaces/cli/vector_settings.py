@@ -70,6 +70,8 @@ def parse_vector(text: str) -> VectorSettings:
         name, value = found.groups()
         if name in own:
             raise UserError(f"--vector {text}: gives {name} twice")
+        if not value:
+            raise UserError(f"--vector {text}: {name} is empty; write {name}=VALUE or leave it out")
         try:
             own[name] = value if name == "layer" or name in CHOICES else float(value)
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.studies.executors.ray_stream import go_to, stream
 from llm_persona.studies.pieces import PartMaker, Piece
+from llm_persona.subject.blocks import SETTING
 
 RETRIES = 3
 """How often a piece is begun again whose worker was lost; its finished stages are there then."""
@@ -94,7 +96,15 @@ def ray_executor(address: str | None, cpus: float | None = None, gpus: float | N
         raise UserError("--executor ray: Ray is not installed; pip install 'llm-persona[ray]'") from error
     _reach(address)
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # (a cluster's workers have an environment of their own; which blocks are meant is the command's)
+        told = {"env_vars": {SETTING: os.environ[SETTING]}} if os.environ.get(SETTING) else None
+        ray.init(
+            address=address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=told,
+        )
     except Exception as error:  # Ray raises many kinds
         raise _nobody(address, error) from error
     try:

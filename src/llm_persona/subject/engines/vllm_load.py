@@ -97,6 +97,7 @@ def load_vllm(model: str, adapter: str | None = None, dtype: str = "auto", devic
     if adapter is not None:
         subject.adapter, subject.lora = lora_request(subject, adapter)
         subject.name = f"{subject.name}+{Path(adapter).name}"
+        subject.describe({**about, "model": subject.name, "adapter": subject.lora.lora_name})
     return subject
 
 

@@ -125,6 +125,10 @@ class VllmSubject(Subject):
         """What decides its numbers, the engine and its version among it."""
         return self._about
 
+    def describe(self, about: dict[str, str]) -> None:
+        """Change `identity`: an adapter for good is part of what it is."""
+        self._about = about
+
     def ask(self, requests: Sequence[Request], told: Callable[[int], None] | None = None) -> list[Any]:
         """vLLM's outputs, in the requests' order; `told` is given how many are done, part by part.
 
