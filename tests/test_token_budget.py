@@ -48,10 +48,16 @@ def test_a_new_study_takes_its_device_s_budget(tmp_path, monkeypatch):
     assert with_token_budget(StudyConfig(), tmp_path).token_budget == 4096
 
 
-@pytest.mark.parametrize(("kept", "budget"), [({"token_budget": 512}, 512), ({"preset": "quick"}, TOKEN_BUDGET)])
-def test_a_continued_study_keeps_the_budget_it_was_begun_with(tmp_path, monkeypatch, kept, budget):
+@pytest.mark.parametrize(
+    ("kept", "budget"),
+    [({"token_budget": 512}, 512), ({"preset": "quick"}, TOKEN_BUDGET), ({"token_budget": 512, "device": "cuda"}, 4096),
+     ({"token_budget": 512, "model": "a/b"}, 4096)])  # fmt: skip
+def test_a_study_continued_on_the_same_model_and_device_keeps_the_budget_it_was_begun_with(
+    tmp_path, monkeypatch, kept, budget
+):
     monkeypatch.setattr(token_budget, "token_budget_of", lambda _device: 4096)
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(kept))
+    begun = {"model": StudyConfig().model, "device": StudyConfig().device, **kept}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(begun))
     assert with_token_budget(StudyConfig(), tmp_path).token_budget == budget
     assert with_token_budget(StudyConfig(token_budget=1024), tmp_path).token_budget == 1024
 

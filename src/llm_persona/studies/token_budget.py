@@ -16,7 +16,7 @@ def with_token_budget(config: StudyConfig, folder: Path) -> StudyConfig:
     if config.token_budget is not None:
         return config
     former = study_settings(folder)
-    if former is None:
+    if former is None or any(former.get(name) != getattr(config, name) for name in ("model", "device")):
         budget = token_budget_of(place_of(config.device)[0])
     else:  # a run of a version that kept none was made with the CPU's
         known = former.get("token_budget")

@@ -175,7 +175,7 @@ def load_subject(
     source, extra, revision = locate(model)
     of_hub = not revision
     if of_hub:
-        _check_hub(model)
+        check_hub(model)
     # weights of a repository that has pickled ones alone would be converted for us by a service of the Hub
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     given: dict[str, Any] = {"trust_remote_code": trust_remote_code, **extra}
@@ -196,7 +196,7 @@ def load_subject(
             raise UserError(f"model {model!r}: cannot be loaded ({one_line(str(error), 300)})") from error
         raise
     if of_hub:  # what has just come
-        _check_hub(model)
+        check_hub(model)
     if spread is None:
         loaded = loaded.to(where)
     loaded = loaded.eval().requires_grad_(False)
@@ -285,7 +285,7 @@ def locate(model: str) -> tuple[str, dict[str, Any], str]:
     return model, {}, ""
 
 
-def _check_hub(model: str) -> None:
+def check_hub(model: str) -> None:
     """What the Hub's cache holds of a model is what its digests say."""
     folder = hub_snapshot(model)
     if folder is not None:

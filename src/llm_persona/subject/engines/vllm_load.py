@@ -10,7 +10,7 @@ from typing import Any
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.subject.engines.vllm_instruments import lora_request
 from llm_persona.subject.engines.vllm_subject import MAX_RANK, VllmSubject
-from llm_persona.subject.load import identify, locate
+from llm_persona.subject.load import check_hub, identify, locate
 from llm_persona.subject.placement import choose_device, choose_dtype
 
 MISSING = (
@@ -58,6 +58,8 @@ def load_vllm(model: str, adapter: str | None = None, dtype: str = "auto", devic
         raise UserError(f"model {model!r}: --engine vllm takes no .gguf file; give a folder of safetensors or a Hub id")
     place = choose_device(device)
     about = identify(model, dtype, device, "vllm")
+    if not revision:
+        check_hub(model)
     _settle(place.type)
     try:
         from vllm import LLM
@@ -93,6 +95,8 @@ def load_vllm(model: str, adapter: str | None = None, dtype: str = "auto", devic
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, NotImplementedError) as error:
         raise UserError(f"model {model!r}: vLLM does not run it ({one_line(str(error), 300)})") from error
 
+    if not revision:  # what has just come
+        check_hub(model)
     subject = VllmSubject(llm, _tokenizer(source, about["revision"] if not revision else ""), about, _end(source, llm))
     if adapter is not None:
         subject.adapter, subject.lora = lora_request(subject, adapter)
