@@ -223,7 +223,7 @@ def time_both(subjects: dict[str, Any], given: Any) -> dict[str, Any]:
     items = lp.load_items("openness").split("fit")
     work = {
         "record": lambda subject, n: lp.record(subject, lp.labelled(items[n % 3 * 4 : n % 3 * 4 + 4])),
-        "write": lambda subject, n: lp.generate(subject, [i.prompt for i in items[n % 3 * 20 :][:20]], 32),
+        "write": lambda subject, n: lp.generate(subject, [i.prompt for i in items[n % 2 * 20 :][:20]], 32),
     }
     table: dict[str, Any] = {}
     for name, job in work.items():
