@@ -122,7 +122,7 @@ def main() -> None:
     """Both races, or the one named."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["reading", "training"], default=["reading", "training"])
+    parser.add_argument("what", nargs="*", choices=["reading", "training", []], help="default: both")
     parser.add_argument("--rounds", type=int, default=5, help="that count (default 5)")
     parser.add_argument("--items", type=int, default=32, help="items a round (default 32)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -136,9 +136,9 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as place:
         write_rounds(Path(place), arguments.rounds + 1, arguments.items)
-        if "reading" in arguments.what:
+        if not arguments.what or "reading" in arguments.what:
             found["reading"] = race("read", READING, arguments, Path(place), model)
-        if "training" in arguments.what:
+        if not arguments.what or "training" in arguments.what:
             found["training"] = race("train", TRAINING, arguments, Path(place), model)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
