@@ -196,15 +196,13 @@ def audit_claims(traits: dict[str, Any]) -> list[list[str]]:
 
 def third_party_claims(transfer: dict[str, Any]) -> list[list[str]]:
     words = f"bag of words {with_interval(transfer['lexical_auc'], transfer['lexical_auc_ci'], 3)}, n {transfer['n']}"
-    rows = []
-    for use, found in (("reading", transfer["reading"]), ("steering", transfer)):
-        rows.append([
-            f"Third-party openness items, vector of our items alone, at the layer recommended for {use}: AUC at least "
-            ".95, family-wise p below .01",
-            REFUTED if found["p_family"] >= 0.01 else aimed(found["auc"], found["auc_ci"], 0.95),
-            f"layer {found['layer']}: {with_interval(found['auc'], found['auc_ci'], 3)}, family-wise p "
-            f"{found['p_family']:.3f}, within questions {number(found['auc_within'], 3)}, {words}",
-        ])  # fmt: skip
+    rows = [[
+        "Third-party openness items, vector of our items alone, recommended layer: AUC at least .95, family-wise p "
+        "below .01",
+        REFUTED if transfer["p_family"] >= 0.01 else aimed(transfer["auc"], transfer["auc_ci"], 0.95),
+        f"layer {transfer['layer']}: {with_interval(transfer['auc'], transfer['auc_ci'], 3)}, family-wise p "
+        f"{transfer['p_family']:.3f}, within questions {number(transfer['auc_within'], 3)}, {words}",
+    ]]  # fmt: skip
     ends = transfer.get("ends")
     if ends:
         rows.append([

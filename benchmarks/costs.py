@@ -220,13 +220,13 @@ def main() -> None:
         given.utilisation, given.bandwidth_use, given.parallel, given.batch, given.batch_tokens,
     )  # fmt: skip
     found = json.loads(given.counts.read_text(encoding="utf-8"))
-    todo = works(found, given.traits, given.adapters)
-    for work in todo:
+    asked = works(found, given.traits, given.adapters)
+    for work in asked:
         print(f"{work.name}: {work.read / 1e6:.1f} M tokens read, {work.written / 1e6:.2f} M written, "
               f"{work.trained / 1e6:.2f} M trained")  # fmt: skip
     heads = ["Work", "Model", "GPUs", "Copies", "GB of weights a GPU", "Hours", "GPU-hours", "Money", "Bottleneck"]
     print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-    for work in todo:
+    for work in asked:
         for size in SIZES:
             for gpus in (1, 8):
                 row = cost(work, size, gpus, machine)

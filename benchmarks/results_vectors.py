@@ -195,8 +195,10 @@ def third_party(transfer: dict[str, Any]) -> list[str]:
         f"{read['layer']}, it is {with_interval(read['auc'], read['auc_ci'], 3)}, within questions "
         f"{number(read['auc_within'], 3)}. A vector fitted on these items themselves "
         f"(cross-fitted by question) reaches {number(transfer['ceiling'], 3)}, within questions "
-        f"{number(transfer['ceiling_within'], 3)}: no difference of means can do much better at this layer.",
-        "The layer rule was last changed when figures of layers 12 to 20 on these items were known (docs/notes.md).",
+        f"{number(transfer['ceiling_within'], 3)}.",
+        "Not blind: the layer rule was last changed when figures of these items at other layers were known, and the",
+        "figure at the layer for reading and the doses of .3 were added after they had been seen on these items",
+        "(docs/notes.md).",
         "",
         *table(["condition", "score, %", "shift of score [95%]", "shift of preference, points [95%]"], rows),
     ]

@@ -39,9 +39,8 @@ def test_a_figure_that_was_aimed_at_is_missed_only_where_its_interval_says_so(va
 
 def transfer(**changed):
     ends = {"doses": [-0.2, 0.2], "score_shift": 40.0, "score_shift_ci": [30.0, 50.0]}
-    read = {"layer": 10, "auc": 0.97, "auc_ci": [0.96, 0.98], "p_family": 0.001, "auc_within": 0.98}
     found = {"n": 125, "layer": 12, "auc": 0.96, "auc_ci": [0.94, 0.98], "p_family": 0.001, "auc_within": 0.97,
-             "lexical_auc": 0.8, "lexical_auc_ci": [0.77, 0.83], "ends": ends, "reading": read,
+             "lexical_auc": 0.8, "lexical_auc_ci": [0.77, 0.83], "ends": ends,
              "random": [1.0, -2.0, 0.5, -1.5, 2.0]}  # fmt: skip
     return found | changed
 
@@ -49,21 +48,19 @@ def transfer(**changed):
 @pytest.mark.parametrize(
     ("changed", "verdicts"),
     [
-        ({}, ["confirmed", "confirmed", "confirmed", "confirmed"]),
-        ({"p_family": 0.02}, ["confirmed", "refuted", "confirmed", "confirmed"]),
-        ({"auc": 0.94}, ["confirmed", "open", "confirmed", "confirmed"]),
-        ({"random": [20.0, -21.0, 19.0]}, ["confirmed", "confirmed", "confirmed", "refuted"]),
-        ({"random": [9.0, -12.0, 10.0]}, ["confirmed", "confirmed", "confirmed", "open"]),
+        ({}, ["confirmed", "confirmed", "confirmed"]),
+        ({"p_family": 0.02}, ["refuted", "confirmed", "confirmed"]),
+        ({"auc": 0.94}, ["open", "confirmed", "confirmed"]),
+        ({"random": [20.0, -21.0, 19.0]}, ["confirmed", "confirmed", "refuted"]),
+        ({"random": [9.0, -12.0, 10.0]}, ["confirmed", "confirmed", "open"]),
     ],
 )
 def test_third_party_items_are_held_against_what_was_aimed_at(changed, verdicts):
     rows = third_party_claims(transfer(**changed))
     assert [row[1] for row in rows] == verdicts
-    assert "for reading" in rows[0][0]
-    assert "layer 10: 0.970" in rows[0][2]
-    assert "for steering" in rows[1][0]
-    assert "layer 12: 0.9" in rows[1][2]
-    assert all("family-wise p 0.0" in row[2] and "bag of words 0.800 [0.770, 0.830]" in row[2] for row in rows[:2])
+    assert "layer 12: 0.9" in rows[0][2]
+    assert "family-wise p 0.0" in rows[0][2]
+    assert "bag of words 0.800 [0.770, 0.830]" in rows[0][2]
 
 
 def results(excess, spill):

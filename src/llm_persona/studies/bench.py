@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from llm_persona.analysis.vectors import PersonaVector, fit
 from llm_persona.domain.condition import Condition, Steer
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Shortfall, UserError, one_line
 from llm_persona.domain.item_sources import load_items
 from llm_persona.domain.items import OPTIONS, Item, Items
 from llm_persona.domain.responses import Response, labelled
@@ -99,19 +100,21 @@ def bench(subject: Subject, rounds: int = 5, items: int = 8) -> Iterator[Timing]
 
 
 def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> Comparison | None:
-    """Generation by an exported checkpoint against the model that it was made of; None where the architecture has no
-    bias that steering can be folded into."""
+    """Generation by an exported checkpoint against the model that it was made of; None, with a warning that says why,
+    where the architecture has no bias that steering can be folded into or there is no room for a second model."""
     vector = fit(record(subject, labelled(rotation(0))))
     layer = subject.n_layers // 2
     try:
         to_checkpoint(subject, vector, folder, layer, vector.coefficient_for(SAME_TEXT, layer))
         made = load_subject(str(folder), dtype=str(subject.dtype).removeprefix("torch."), device=str(subject.device))
-    except (UserError, OSError):
-        return None
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
             raise
-        return None  # a second model has no room here; what was timed before must not be lost
+        # (a second model may have no room here; what was timed before must not be lost)
+        warnings.warn(
+            f"bench: the exported checkpoint is not timed: {one_line(str(error), 200)}", Shortfall, stacklevel=2
+        )
+        return None
     return Comparison(
         "exported checkpoint", "time over that of unsteered generation, same text",
         lambda n: _write(made, rotation(n), Condition()), lambda n: _write(subject, rotation(n), Condition()),

@@ -18,6 +18,18 @@ from llm_persona.subject.reading import reading
 from llm_persona.subject.stopping import stopping_after
 
 
+def check_readable(subject: Subject, ids: Sequence[int], start: int, vectors: Sequence[PersonaVector]) -> None:
+    """Raises:
+    UserError: no prompt, more tokens than the model reads, or a vector of another shape.
+    """
+    if not 1 <= start <= len(ids):
+        raise UserError(f"read_tokens: the answer cannot begin at {start} of {len(ids)} tokens")
+    if len(ids) > subject.max_length:
+        raise UserError(f"a conversation of {len(ids)} tokens exceeds the model's {subject.max_length}; shorten it")
+    for vector in vectors:
+        vector.check(subject.n_layers, subject.hidden_size)
+
+
 @singledispatch
 @torch.no_grad()
 def read_tokens(
@@ -40,12 +52,7 @@ def read_tokens(
     Raises:
         UserError: no prompt, more tokens than the model reads, or a vector of another shape.
     """
-    if not 1 <= start <= len(ids):
-        raise UserError(f"read_tokens: the answer cannot begin at {start} of {len(ids)} tokens")
-    if len(ids) > subject.max_length:
-        raise UserError(f"a conversation of {len(ids)} tokens exceeds the model's {subject.max_length}; shorten it")
-    for vector in vectors:
-        vector.check(subject.n_layers, subject.hidden_size)
+    check_readable(subject, ids, start, vectors)
     rows = len(ids) - start + 1
     asked = list(range(subject.n_layers)) if layers is None else list(layers)
     found: np.ndarray = np.zeros((rows, len(vectors), len(asked)), dtype=np.float32)

@@ -32,7 +32,7 @@ from llm_persona.subject.steer import (
     steered_by,
     steering_rows,
 )
-from llm_persona.subject.token_reading import read_tokens
+from llm_persona.subject.token_reading import check_readable, read_tokens
 
 READ = {"max_tokens": 1, "temperature": 0.0}
 """Of a request that only reads: vLLM generates at least one token."""
@@ -146,12 +146,7 @@ def _read_tokens(
     layers: Sequence[int] | None = None,
 ) -> np.ndarray:
     asked = list(range(subject.n_layers)) if layers is None else list(layers)
-    if not 1 <= start <= len(ids):
-        raise UserError(f"read_tokens: the answer cannot begin at {start} of {len(ids)} tokens")
-    if len(ids) > subject.max_length:
-        raise UserError(f"a conversation of {len(ids)} tokens exceeds the model's {subject.max_length}; shorten it")
-    for vector in vectors:
-        vector.check(subject.n_layers, subject.hidden_size)
+    check_readable(subject, ids, start, vectors)
     if not vectors:
         return np.zeros((len(ids) - start + 1, 0, len(asked)), dtype=np.float32)
     settings = {**READ, "extra_args": {"output_residual_stream": True}}
