@@ -17,10 +17,11 @@ from llm_persona.analysis.stats import auc
 from llm_persona.analysis.vectors import PersonaVector, fit
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
+from llm_persona.domain.store import write_json
 from llm_persona.instruments.projection_difference import EMPTY, ProjectionDifference
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies import screen_parts as module
-from llm_persona.studies.screen import ScreenPlan, export, screen, survey
+from llm_persona.studies.screen import ScreenPlan, export, numbered, screen, survey
 from llm_persona.subject.generate import Answer, generate
 from llm_persona.subject.record import record
 from llm_persona.training.data import Skipped, chat_rows, from_chat
@@ -292,6 +293,38 @@ def test_a_large_file_is_never_in_memory(tiny, tmp_path, monkeypatch):
     assert len(found["rows"]) == 3000
     assert sizes == [20] * 150
     assert peak < path.stat().st_size / 4
+
+
+def test_a_rows_numbers_cost_tens_of_bytes_not_a_dict(tiny, tmp_path, monkeypatch):
+    count = 6_000
+    path = write(tmp_path / "d.jsonl", (chat(f"q{n}", "a") for n in range(count)))
+
+    def stub(_self, _subject, rows, _wanted):
+        return [{"projection": 1.0 + len(r.prompt) / 7, "prompt_last": 1.0} for r in rows]
+
+    monkeypatch.setattr(ProjectionDifference, "measure", stub)
+    plan, vector = ScreenPlan(full_rows=0), planted(tiny)
+    tracemalloc.start()
+    found = screen(tiny, survey(path, plan), vector, LAYER, plan)
+    write_json(tmp_path / "out.json", found)
+    export(survey(path, plan), found, tmp_path / "kept.jsonl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * count + 2e6  # a dict of five entries alone takes 350 bytes, and its text about as much again
+    assert len(json.loads((tmp_path / "out.json").read_text())["rows"]) == count
+
+
+def test_rows_made_on_demand_are_a_sequence_like_the_list_in_the_file(tiny, tmp_path):
+    data = survey(write(tmp_path / "d.jsonl", kinds(12)), ScreenPlan())
+    rows = screen(tiny, data, planted(tiny), LAYER, ScreenPlan(max_new_tokens=2))["rows"]
+    assert rows[-1] == list(rows)[-1] and rows[2:4] == list(rows)[2:4] and rows == list(rows)
+    assert rows != list(rows)[:-1] and rows != [{}] * 12
+    with pytest.raises(IndexError):
+        rows[12]
+
+
+def test_prompts_are_numbered_by_first_appearance_whatever_pythons_hashes_are():
+    assert numbered(np.array([7, -3, 7, 0, -3])).tolist() == [0, 1, 0, 2, 1]
 
 
 def test_chat_rows_are_numbered_by_line_for_training_and_screening_alike(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.config import make_config
 from llm_persona.domain.errors import UserError
-from llm_persona.domain.store import appearing, digest, read_json, write_json
+from llm_persona.domain.store import appearing, canonical, digest, json_chunks, read_json, write_json
 from llm_persona.studies.stages import Stages
 
 
@@ -41,6 +43,55 @@ def test_what_is_written_is_read_back_with_nan_as_null(tmp_path_factory, value):
     expected = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
     assert read_json(path) == expected
     assert digest(value) == digest(dict(reversed(value.items())))
+
+
+class OnDemand(Sequence):
+    """Elements that are made when asked for; `held` is how many of the last ones asked for are still alive."""
+
+    def __init__(self, values):
+        self._values = values
+        self.most_held = 0
+        self._alive = weakref.WeakSet()
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, place):
+        made = Element(self._values[place])
+        self._alive.add(made)
+        self.most_held = max(self.most_held, len(self._alive))
+        return made
+
+
+class Element(dict):
+    """A dict that can be watched."""
+
+    __hash__ = object.__hash__
+
+    def __init__(self, value):
+        super().__init__(value=value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+)
+
+
+@given(JSON, st.lists(JSON, max_size=3), st.booleans())
+def test_json_written_in_pieces_is_the_text_of_the_whole(value, made, ascii_only):
+    whole = {"a": value, "rows": [{"value": m} for m in made], "z": [value]}
+    expected = json.dumps(canonical(whole), indent=1, ensure_ascii=ascii_only, allow_nan=False) + "\n"
+    assert "".join(json_chunks(whole, ascii_only)) == expected
+    assert "".join(json_chunks({**whole, "rows": OnDemand(made)}, ascii_only)) == expected
+    assert digest({**whole, "rows": OnDemand(made)}) == digest(whole)
+
+
+def test_rows_made_on_demand_are_written_one_at_a_time(tmp_path):
+    rows = OnDemand(range(500))
+    write_json(tmp_path / "a.json", {"rows": rows})
+    assert len(read_json(tmp_path / "a.json")["rows"]) == 500
+    assert rows.most_held <= 2
 
 
 def test_a_stage_is_made_once_and_a_damaged_one_again(tmp_path):

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ def canonical(value: Any) -> Any:
         return canonical(asdict(value))
     if isinstance(value, dict):
         return {str(k): canonical(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [canonical(v) for v in value]
     if isinstance(value, (set, frozenset)):
         return sorted(canonical(v) for v in value)
@@ -132,8 +132,35 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write canonical JSON atomically, in the order given, NaN as null."""
-    write_text(path, json.dumps(canonical(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write canonical JSON atomically, in the order given, NaN as null; long sequences as they come (`json_chunks`)."""
+    with appearing(path) as temporary, temporary.open("wb") as stream:
+        for chunk in json_chunks(value, ascii_only=False):
+            stream.write(chunk.encode("utf-8", "backslashreplace"))
+
+
+def json_chunks(value: Any, ascii_only: bool, depth: int = 0) -> Iterator[str]:
+    """The text of canonical JSON, indented, ended by LF. In a dict, sequences other than lists and tuples are asked
+    for one element at a time, so that rows made on demand are never all in memory."""
+    end = "\n" if depth == 0 else ""
+    if isinstance(value, dict) and value:
+        named = {str(k): v for k, v in value.items()}
+        open_, close, parts = "{", "}", ((json.dumps(k, ensure_ascii=ascii_only) + ": ", v) for k, v in named.items())
+    elif _made_on_demand(value) and len(value):
+        open_, close, parts = "[", "]", (("", v) for v in value)
+    else:
+        text = json.dumps(canonical(value), indent=1, ensure_ascii=ascii_only, allow_nan=False)
+        yield text.replace("\n", "\n" + " " * depth) + end  # a text in JSON holds no line end of its own
+        return
+    between = open_
+    for name, part in parts:
+        yield f"{between}\n{' ' * (depth + 1)}{name}"
+        yield from json_chunks(part, ascii_only, depth + 1)
+        between = ","
+    yield f"\n{' ' * depth}{close}{end}"
+
+
+def _made_on_demand(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, list, tuple))
 
 
 def read_text(path: Path, what: str = "file") -> str:

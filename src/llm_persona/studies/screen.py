@@ -7,6 +7,7 @@ others are judged by a cheap form that needs no writing, calibrated on those row
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of
 from llm_persona.domain.store import appearing, file_digest
-from llm_persona.instruments.projection_difference import FORMS
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.parts import Part, make_parts
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.screen_parts import Numbered, Screening, ScreenMaker
+from llm_persona.studies.screened_rows import Measured, ScreenedRows
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject
 from llm_persona.training.data import Skipped, chat_rows
@@ -93,9 +94,8 @@ def survey(path: str | Path, plan: ScreenPlan) -> ChatFile:
         UserError: the file cannot be read, has no usable row, or a usable row has no valid label; names the line.
     """
     file = Path(path)
-    prompts: list[int] = []
-    labels: list[bool] = []
-    known: dict[int, int] = {}
+    prompts = array("q")
+    labels = array("b")
     skipped: list[Skipped] = []
     n_skipped = later_turns = 0
     for number, row, found in chat_rows(file):
@@ -106,14 +106,23 @@ def survey(path: str | Path, plan: ScreenPlan) -> ChatFile:
             continue
         turns = [m for m in row["messages"] if m["role"] != "system"]
         later_turns += len(turns) - 2
-        prompts.append(known.setdefault(hash((found.system, found.prompt)), len(known)))
+        prompts.append(hash((found.system, found.prompt)))
         if plan.labels is not None:
             labels.append(_label(row, plan, f"{file}:{number + 1}"))
     if not prompts:
         reason = f"the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else "the file is empty"
         raise UserError(f"{file}: no usable conversation ({reason}); give chat rows with a list 'messages'")
-    chosen = np.array(labels, dtype=bool) if plan.labels is not None else None
-    return ChatFile(file, file_digest(file), np.array(prompts), chosen, tuple(skipped), n_skipped, later_turns)
+    chosen = np.frombuffer(labels, dtype=np.int8).astype(bool) if plan.labels is not None else None
+    numbers = numbered(np.frombuffer(prompts, dtype=np.int64))
+    return ChatFile(file, file_digest(file), numbers, chosen, tuple(skipped), n_skipped, later_turns)
+
+
+def numbered(keys: np.ndarray) -> np.ndarray:
+    """Number keys [n] by first appearance: Python's hashes differ from run to run, and what is drawn must not."""
+    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.empty(len(first), dtype=np.int64)
+    order[np.argsort(first)] = np.arange(len(first))
+    return order[index]
 
 
 def _label(row: Any, plan: ScreenPlan, place: str) -> bool:
@@ -198,16 +207,16 @@ def _screened(
     """The result; `subject` is called only where a part is missing."""
     vector, layer = asked.vector, asked.layer
     pole_gap = float(vector.norms[layer])
-    rows: list[dict[str, Any]] = []
+    measured = Measured(LISTED)
     for part, texts in asked.parts():
 
         def make(part: Part = part, texts: list[Numbered] = texts) -> Any:
             return asked.measure(subject(), texts, part.given[1])
 
-        rows += asked.stages.value(part.stage, part.key, make)
+        measured.add(asked.stages.value(part.stage, part.key, make))
         if progress is not None:
             progress(part.size)
-    if file_digest(data.path) != data.sha256 or len(rows) != data.usable:
+    if file_digest(data.path) != data.sha256 or len(measured) != data.usable:
         raise UserError(f"{data.path}: the file changed while it was screened; run again")
     return {
         "format": format_of("screen"),
@@ -218,53 +227,43 @@ def _screened(
         "vector": vector.digest,
         "plan": asdict(plan),
         "pole_gap": pole_gap,
-        **judged(rows, data, pole_gap, plan, str(vector.meta.get("trait") or "the trait")),
+        **judged(measured, data, pole_gap, plan, str(vector.meta.get("trait") or "the trait")),
     }
 
 
-def judged(
-    measured: list[dict[str, Any]], data: ChatFile, pole_gap: float, plan: ScreenPlan, trait: str
-) -> dict[str, Any]:
+def judged(measured: Measured, data: ChatFile, pole_gap: float, plan: ScreenPlan, trait: str) -> dict[str, Any]:
     """Flags, forecast, ranking and checks from the measured numbers of a file's usable rows."""
-    used = np.array(["skipped" not in row for row in measured], dtype=bool)
-    rows = [row for row in measured if "skipped" not in row]
-    full, projection, cheap = (
-        np.array([row.get(name) for row in rows], dtype=np.float64) for name in FORMS
-    )  # an absent number becomes NaN
+    used, numbers, values = measured.used, measured.rows, measured.values
+    full, projection, cheap = values.T
     groups = data.prompts[used]
     calibration = screening.calibrate(full, cheap)
-    known = np.isfinite(full)
-    value = full if calibration is None else np.where(known, full, calibration.full(cheap))
+    exact = np.isfinite(full)
+    value = full if calibration is None else np.where(exact, full, calibration.full(cheap))
     side = screening.unwanted(value, plan.direction)
     threshold = plan.flag_at * pole_gap
-    out = []
-    for row, badness, exact in zip(rows, side, known, strict=True):
-        by = "projection_difference" if exact else "prompt_last" if calibration is not None else None
-        flagged = None if by is None else bool(badness >= threshold)
-        out.append({"row": row["row"], **{name: row.get(name) for name in FORMS}, "flagged": flagged, "by": by})
-        if "reason" in row:
-            out[-1]["reason"] = row["reason"]
-    order = [int(i) for i in np.argsort(-side, kind="stable") if np.isfinite(side[i])]  # NaN is sorted last
-    late = [Skipped(row["row"], row["skipped"]) for row in measured if "skipped" in row]
-    listed = sorted([*data.skipped, *late[:LISTED]], key=lambda s: s.row)[:LISTED]
+    by = np.where(exact, 1, 0 if calibration is None else 2).astype(np.int8)
+    flagged = (by > 0) & (side >= threshold)
+    order = np.argsort(-side, kind="stable")  # NaN is sorted last
+    n_late = len(used) - len(numbers)
+    listed = sorted([*data.skipped, *measured.late], key=lambda s: s.row)[:LISTED]
     return {
         "threshold": threshold,
-        "n_rows": len(rows),
+        "n_rows": len(numbers),
         "n_later_turns": data.later_turns,
-        "n_full": int(known.sum()),
-        "n_flagged": sum(row["flagged"] is True for row in out),
-        "n_unjudged": sum(row["flagged"] is None for row in out),
+        "n_full": int(exact.sum()),
+        "n_flagged": int(flagged.sum()),
+        "n_unjudged": int((by == 0).sum()),
         "forecast": screening.forecast(full, groups, pole_gap, trait),
         "approximation": {
             "projection": screening.agreement(full, projection, groups),
             "prompt_last": screening.agreement(full, cheap, groups),
         },
         "calibration": calibration.as_json() if calibration is not None else None,
-        "ranking": [out[i]["row"] for i in order[:RANKED]],
+        "ranking": [int(numbers[i]) for i in order[:RANKED] if np.isfinite(side[i])],
         "labels": _labelled(data, used, {"projection_difference": full, "projection": projection, "prompt_last": cheap},
                             groups, plan),
-        "skipped": {"n": data.n_skipped + len(late), "listed": [asdict(s) for s in listed]},
-        "rows": out,
+        "skipped": {"n": data.n_skipped + n_late, "listed": [asdict(s) for s in listed]},
+        "rows": ScreenedRows(numbers, values, by, flagged, measured.reasons),
     }  # fmt: skip
 
 
@@ -296,11 +295,15 @@ def export(data: ChatFile, result: dict[str, Any], out: Path) -> dict[str, int]:
         raise UserError(f"--export {out}: is the data file itself; choose another name")
     if file_digest(data.path) != data.sha256:
         raise UserError(f"{data.path}: the file changed after it was screened; screen it again")
-    flagged = {row["row"] for row in result["rows"] if row["flagged"]}
-    kept = 0
+    flagged = (row["row"] for row in result["rows"] if row["flagged"])  # in file order, as the lines are
+    leave = next(flagged, None)
+    kept = left = 0
     with appearing(out) as temporary, data.path.open("rb") as source, temporary.open("wb") as sink:
         for number, line in enumerate(source):
-            if number not in flagged:
+            if number == leave:
+                left += 1
+                leave = next(flagged, None)
+            else:
                 sink.write(line)
                 kept += bool(line.strip())
-    return {"kept": kept, "flagged": len(flagged), "unusable": result["skipped"]["n"]}
+    return {"kept": kept, "flagged": left, "unusable": result["skipped"]["n"]}

@@ -322,11 +322,10 @@ def api_from(arguments: dict[str, Any]) -> ApiArguments:
 def write_result(path: str | None, value: Any) -> None:
     """Write `--json`, if asked for; `-` is standard output."""
     if path == "-":
-        import json
+        from llm_persona.domain.store import json_chunks
 
-        from llm_persona.domain.store import canonical
-
-        print(json.dumps(canonical(value), indent=1), file=real_stdout(), flush=True)
+        real_stdout().writelines(json_chunks(value, ascii_only=True))
+        real_stdout().flush()
     elif path is not None:
         from llm_persona.domain.store import write_json
 

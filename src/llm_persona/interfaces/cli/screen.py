@@ -97,7 +97,8 @@ def _print(result: dict[str, Any]) -> None:
     from llm_persona.interfaces.cli.terminal import cell, plain, span, table
 
     trait = result["trait"] or "vector"
-    by_row = {row["row"]: row for row in result["rows"]}
+    ranked = set(result["ranking"])
+    by_row = {row["row"]: row for row in result["rows"] if row["row"] in ranked}
     gap = result["pole_gap"]
     table(
         f"{trait}, layer {result['layer']}: rows farthest on the unwanted side (one pole gap is {gap:.3g})",
