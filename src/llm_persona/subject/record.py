@@ -180,15 +180,15 @@ def _branch_start(packed: Packed, number: int) -> int:
 
 def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, layers: Sequence[int]) -> np.ndarray:
     """Weighted means [positions, spans, layers, hidden] under weights [positions, spans, length], in one forward."""
-    sequences = torch.tensor([span[0] for span in packed.spans], device=weights.device)
+    places = _places(packed)
+    by_sequence = _by_sequence(weights, places)
     pooled: dict[int, torch.Tensor] = {}
 
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             hidden = block_output(output).float()
-            here = weights.to(hidden.device)  # blocks of a sharded model live on several devices
-            spread = hidden[sequences.to(hidden.device)]
-            pooled[layer] = torch.stack([torch.einsum("st,sth->sh", one, spread) for one in here])
+            # (blocks of a sharded model live on several devices)
+            pooled[layer] = torch.bmm(by_sequence.to(hidden.device), hidden)
 
         return hook
 
@@ -199,4 +199,27 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, lay
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([pooled[layer].cpu() for layer in layers], dim=2).numpy()
+    found = torch.stack([pooled[layer].cpu() for layer in layers], dim=2)  # [sequences, slots, layers, hidden]
+    per_position = found.unflatten(1, (len(weights), -1)).transpose(0, 1)
+    sequences, slots = places.cpu().T
+    return per_position[:, sequences, slots].numpy()
+
+
+def _places(packed: Packed) -> torch.Tensor:
+    """[spans, 2]: each span's sequence, and which of that sequence's spans it is."""
+    seen: dict[int, int] = {}
+    places = []
+    for sequence, *_ in packed.spans:
+        seen[sequence] = seen.get(sequence, -1) + 1
+        places.append((sequence, seen[sequence]))
+    return torch.tensor(places, device=packed.input_ids.device)
+
+
+def _by_sequence(weights: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Weights [positions, spans, length] as [sequences, positions * slots, length], zero where a sequence has fewer
+    spans than slots: one product a sequence pools all its branches, and no hidden state is copied for each."""
+    sequences, slots = places.T
+    shape = (int(sequences.max()) + 1, len(weights), int(slots.max()) + 1, weights.shape[-1])
+    spread = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+    spread[sequences, :, slots] = weights.transpose(0, 1)
+    return spread.flatten(1, 2)
