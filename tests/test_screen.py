@@ -24,6 +24,7 @@ from llm_persona.studies import screen_parts as module
 from llm_persona.studies.screen import ScreenPlan, export, numbered, screen, survey
 from llm_persona.subject.generate import Answer, generate
 from llm_persona.subject.record import record
+from llm_persona.subject.rendered_once import RenderedOnce
 from llm_persona.training.data import Skipped, chat_rows, from_chat
 
 LAYER = 2
@@ -285,6 +286,7 @@ def test_a_large_file_is_never_in_memory(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(ProjectionDifference, "measure", stub)
     plan = ScreenPlan(full_rows=0)
     vector = planted(tiny)
+    monkeypatch.setattr(tiny.tokenizer, "_persona_rendered", RenderedOnce(100_000), raising=False)
     tracemalloc.start()
     data = survey(path, plan)
     found = screen(tiny, data, vector, LAYER, plan)
@@ -304,6 +306,7 @@ def test_a_rows_numbers_cost_tens_of_bytes_not_a_dict(tiny, tmp_path, monkeypatc
 
     monkeypatch.setattr(ProjectionDifference, "measure", stub)
     plan, vector = ScreenPlan(full_rows=0), planted(tiny)
+    monkeypatch.setattr(tiny.tokenizer, "_persona_rendered", RenderedOnce(100_000), raising=False)
     tracemalloc.start()
     found = screen(tiny, survey(path, plan), vector, LAYER, plan)
     write_json(tmp_path / "out.json", found)

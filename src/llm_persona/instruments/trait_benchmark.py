@@ -21,9 +21,12 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import OPTIONS, Item
 from llm_persona.domain.measurement import Measurement
 from llm_persona.domain.templates import Template, load_template
+from llm_persona.subject.chat import render_prompt, render_response
 from llm_persona.subject.generate import Answer, generate
 from llm_persona.subject.labels import label_probabilities, prompts_fit
+from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import BEYOND, Row, readable
+from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.subject.score import response_logprobs
 
 Mode = Literal["likelihood", "choice", "upstream", "generate"]
@@ -61,6 +64,17 @@ class TraitBenchmark:
         if self.mode == "likelihood":
             return [item.prompt for item in items]
         return _prompts(items, load_template(self.template))
+
+    def render_beside(self, subject: Any) -> None:
+        """Have the texts rendered in a thread of their own, so that `measure` finds them when it is called next."""
+        if not isinstance(subject, Subject):
+            return  # whoever runs the model renders
+        asked = [item.paraphrased() for item in self.items] if self.paraphrase else list(self.items)
+        if self.mode == "likelihood":
+            texts = [(item.prompt, item.responses[name]) for item in asked for name in OPTIONS]
+            of_tokenizer(subject.tokenizer).beside(lambda text: render_response(subject, *text), texts)
+        else:
+            of_tokenizer(subject.tokenizer).beside(lambda prompt: render_prompt(subject, prompt), self.prompts())
 
     def measure(
         self, subject: Any, condition: str = "base", progress: Callable[[int], None] | None = None

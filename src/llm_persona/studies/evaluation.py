@@ -21,7 +21,7 @@ from llm_persona.domain.templates import BUILT_IN
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.evaluation_parts import EvaluationMaker, parts_of
 from llm_persona.studies.lab import Lab
-from llm_persona.studies.parts import make_parts
+from llm_persona.studies.parts import Part, make_parts, with_next
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.stages import Stages
@@ -168,10 +168,13 @@ def _in_parts(
     identity: Any, state: _Conditioned, benchmark: TraitBenchmark, stages: Stages, name: str, progress: Progress | None
 ) -> Measurement:
     rows: list[dict[str, Any]] = []
-    for part, asked in parts_of(identity, name, benchmark, state.condition):
+    for (part, asked), following in with_next(parts_of(identity, name, benchmark, state.condition)):
 
-        def make(asked: TraitBenchmark = asked) -> Any:
-            return asked.measure(state.subject(), state.condition.name).rows
+        def make(asked: TraitBenchmark = asked, following: tuple[Part, TraitBenchmark] | None = following) -> Any:
+            subject = state.subject()
+            if following is not None:
+                following[1].render_beside(subject)
+            return asked.measure(subject, state.condition.name).rows
 
         rows += stages.value(part.stage, part.key, make)
         if progress is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from llm_persona.studies.pieces import Executor, PartMaker
 from llm_persona.studies.stages import Stages
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,16 @@ def make_parts(
         part = missing[number]
         stages.value(part.stage, part.key, lambda value=value: value)  # type: ignore[misc]
         tell(part.size)
+
+
+def with_next(parts: Iterable[T]) -> Iterator[tuple[T, T | None]]:
+    """Each part, and the one after it (None: there is none), so that what it needs can be got ready meanwhile."""
+    coming = iter(parts)
+    try:
+        here = next(coming)
+    except StopIteration:
+        return
+    for following in coming:
+        yield here, following
+        here = following
+    yield here, None

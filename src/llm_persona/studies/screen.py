@@ -22,13 +22,15 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of
 from llm_persona.domain.store import appearing, file_digest
 from llm_persona.studies.lab import Lab
-from llm_persona.studies.parts import Part, make_parts
+from llm_persona.studies.parts import Part, make_parts, with_next
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.screen_parts import Numbered, Screening, ScreenMaker
 from llm_persona.studies.screened_rows import Measured, ScreenedRows
 from llm_persona.studies.stages import Stages
+from llm_persona.subject.chat import render_response
 from llm_persona.subject.load import Subject
+from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.training.data import Skipped, chat_rows
 
 ALL_UP_TO = 1000
@@ -208,10 +210,17 @@ def _screened(
     vector, layer = asked.vector, asked.layer
     pole_gap = float(vector.norms[layer])
     measured = Measured(LISTED)
-    for part, texts in asked.parts():
+    for (part, texts), following in with_next(asked.parts()):
 
-        def make(part: Part = part, texts: list[Numbered] = texts) -> Any:
-            return asked.measure(subject(), texts, part.given[1])
+        def make(
+            part: Part = part, texts: list[Numbered] = texts, following: tuple[Part, list[Numbered]] | None = following
+        ) -> Any:
+            reader = subject()
+            if following is not None:
+                of_tokenizer(reader.tokenizer).beside(
+                    lambda row: render_response(reader, row[1].prompt, row[1].response, row[1].system), following[1]
+                )
+            return asked.measure(reader, texts, part.given[1])
 
         measured.add(asked.stages.value(part.stage, part.key, make))
         if progress is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_persona.domain.errors import TooLong, UserError, one_line
 from llm_persona.subject.load import Subject
+from llm_persona.subject.rendered_once import of_tokenizer
 
 PLAIN = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
@@ -90,8 +91,17 @@ def _takes_system(subject: Subject) -> bool:
 
 def render_prompt(subject: Subject, prompt: str, system: str | None = None) -> list[int]:
     """Token ids up to where the answer begins."""
-    text = _render(subject, messages_for(subject, prompt, system), True)
-    return list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def make() -> tuple[list[int]]:
+        text = _render(subject, messages_for(subject, prompt, system), True)
+        return (list(subject.tokenizer(text, add_special_tokens=False)["input_ids"]),)
+
+    return of_tokenizer(subject.tokenizer).get((*_identity(subject, system), prompt), make)[0]
+
+
+def _identity(subject: Subject, system: str | None) -> tuple[str | None, str | None]:
+    """What decides a rendering besides the turns."""
+    return subject.tokenizer.chat_template, system if system is not None else subject.system
 
 
 def render_upstream(subject: Subject, prompt: str) -> list[int]:
@@ -118,7 +128,17 @@ def render_response(
     response = response.strip()
     if not response:
         raise UserError("a response is empty; every response needs text")
-    turns = messages_for(subject, prompt, system, earlier)
+    key = (*_identity(subject, system), prompt, response, tuple(earlier))
+    ids, (start, end), closing, places = of_tokenizer(subject.tokenizer).get(
+        key, lambda: _response(subject, messages_for(subject, prompt, system, earlier), response)
+    )
+    if end > subject.max_length:
+        raise TooLong(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
+    return Rendered(ids, start, end, tuple(closing), tuple(places))
+
+
+def _response(subject: Subject, turns: list[dict[str, str]], response: str) -> tuple[Sequence[int], ...]:
+    """The ids, the span, the closing and the places of `Rendered`."""
     opening = _render(subject, turns, True)
     full = _render(subject, [*turns, {"role": "assistant", "content": response}], False)
     if full.startswith(opening) and full[len(opening) :].startswith(response):
@@ -132,10 +152,8 @@ def render_response(
     ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
     inside = [i for i, (a, b) in enumerate(offsets) if b > first and a < last and b > a]
     start, end = inside[0], inside[-1] + 1
-    if end > subject.max_length:
-        raise TooLong(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")
-    places = tuple(max(0, offsets[i][0] - first) for i in range(start, end))
-    return Rendered(ids[:end], start, end, _closing(subject, ids[end:]), places)
+    places = [max(0, offsets[i][0] - first) for i in range(start, end)]
+    return ids[:end], (start, end), _closing(subject, ids[end:]), places
 
 
 def _closing(subject: Subject, rest: list[int]) -> tuple[int, ...]:
