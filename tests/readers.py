@@ -329,7 +329,7 @@ def _result_readers(written: _Files) -> list[Reader]:
     from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.judging.protocol import grading
     from llm_persona.instruments.judging.scripted import scripted_judge
-    from llm_persona.interfaces.cli.options import ConditionArguments
+    from llm_persona.interfaces.cli.condition_arguments import ConditionArguments
     from llm_persona.studies.judging import plan_scores
     from llm_persona.studies.stored_answers import read_answers
     from llm_persona.subject.adapt import check_adapter
