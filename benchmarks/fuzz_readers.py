@@ -50,7 +50,7 @@ def results_reader(folder: Path):  # type: ignore[no-untyped-def]
 
     import mutations
     from conftest import save_tiny_model
-    from readers import Reader, command, strict
+    from reader import Reader, command, strict
 
     from llm_persona.studies.report import write_report
 
@@ -72,7 +72,7 @@ def results_reader(folder: Path):  # type: ignore[no-untyped-def]
 
 def one(reader, data: bytes) -> str:  # type: ignore[no-untyped-def]
     """The outcome of a case, within the time limit."""
-    from readers import outcome
+    from reader import outcome
 
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     faulthandler.dump_traceback_later(15 * SECONDS, exit=True)  # where it only waits, or C code does not come back

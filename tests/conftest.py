@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-pytest_plugins = ["judges", "clusters"]
+pytest_plugins = ["judges", "clusters", "tuned_models"]
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

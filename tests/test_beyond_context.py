@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from readers import strict
+from reader import strict
 
 from llm_persona.domain.traits import load_trait
 from llm_persona.interfaces.cli.main import run

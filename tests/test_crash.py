@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import make_subject
 from failpoints import Point, killed
-from readers import ITEM
+from reader_inputs import ITEM
 
 from llm_persona.analysis.vectors import PersonaVector, fit
 from llm_persona.domain import store

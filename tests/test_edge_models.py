@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_subject, make_tokenizer, save_tiny_model
-from readers import ITEM, strict
+from reader import strict
+from reader_inputs import ITEM
 
 import llm_persona as lp
 from llm_persona.domain.errors import Shortfall, TooLong, UserError

@@ -9,7 +9,7 @@ import pytest
 import steering_vectors
 import torch
 from conftest import make_subject
-from test_subject_tiny import ROWS, random_vector
+from tiny_inputs import ROWS, random_vector
 
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError

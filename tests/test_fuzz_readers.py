@@ -7,7 +7,8 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from readers import make_readers, outcome
+from reader import outcome
+from readers import make_readers
 
 NAMES = (
     "items .json", "items .jsonl", "items folder", "rescore records", "items .parquet", "trait .yaml", "chat .jsonl",

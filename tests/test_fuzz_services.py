@@ -8,7 +8,8 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from readers import make_readers, outcome
+from reader import outcome
+from readers import make_readers
 
 NAMES = ("OpenAI's reply", "OpenAI's error", "Anthropic's reply", "kept reply", "server's request", "server's headers")
 

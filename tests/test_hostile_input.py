@@ -8,7 +8,8 @@ import math
 import mutations
 import numpy as np
 import pytest
-from readers import ANSWERS, CHAT, EVALUATED, ITEM, ITEMS, TEMPLATE, strict, vector_seed
+from reader import strict
+from reader_inputs import ANSWERS, CHAT, EVALUATED, ITEM, ITEMS, TEMPLATE, vector_seed
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.vectors import PersonaVector
@@ -131,7 +132,7 @@ def test_a_vector_of_another_form_is_refused(change, tmp_path):
 
 
 def test_activations_whose_poles_are_no_list_are_refused_by_file(tmp_path):
-    from readers import activations_seed
+    from reader_inputs import activations_seed
 
     for poles in ("3", '{"a": 1}', '["high"]', '["up", "low", "high", "low"]', "[[], [], [], []]"):
         header, payload = activations_seed()

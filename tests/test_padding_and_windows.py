@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_subject, make_tokenizer, tiny_config
-from test_subject_tiny import ROWS, random_vector
+from tiny_inputs import ROWS, random_vector
 
 from llm_persona.domain.responses import Response
 from llm_persona.subject.chat import render_response

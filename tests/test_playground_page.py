@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from conftest import make_subject
 from servers import running
-from test_playground import a_run
+from stand_in_runs import a_run
 
 from llm_persona.interfaces.playground.app import make_app
 from llm_persona.interfaces.playground.desk import Desk

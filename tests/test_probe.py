@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_subject, make_tokenizer, save_tiny_model, tiny_config
-from test_subject_tiny import ROWS, random_vector
+from tiny_inputs import ROWS, random_vector
 from torch import nn
 
 from llm_persona.domain.errors import UserError

@@ -76,12 +76,12 @@ def dies_once_at(trait: str, phase: str):
     """A task whose worker is killed, the first time, where that trait's phase begins."""
 
     def piece(one: StudyPiece, home: Path) -> int:
+        from llm_persona.studies import trait_conditions
         from llm_persona.studies.grid import make as really
-        from llm_persona.studies.trait_study import TraitStudy
 
         if not isinstance(one, StudyPiece):
             return one.make()
-        mark, method = one.folder / "killed", getattr(TraitStudy, phase)
+        mark, method = one.folder / "killed", getattr(trait_conditions, phase)
 
         def deadly(study) -> None:
             if study.name == trait and not mark.exists():
@@ -89,11 +89,11 @@ def dies_once_at(trait: str, phase: str):
                 os.kill(os.getpid(), signal.SIGKILL)
             method(study)
 
-        setattr(TraitStudy, phase, deadly)
+        setattr(trait_conditions, phase, deadly)
         try:
             return really(one)
         finally:
-            setattr(TraitStudy, phase, method)
+            setattr(trait_conditions, phase, method)
 
     return piece
 

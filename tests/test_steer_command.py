@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from test_subject_tiny import random_vector
+from tiny_inputs import random_vector
 
 import llm_persona as lp
 from llm_persona.analysis.vectors import PersonaVector, increments
@@ -161,7 +161,7 @@ def test_evaluate_refuses_the_overlap_of_a_vector_with_settings_of_its_own(subje
 def test_increments_through_a_model_add_up_layer_by_layer(subject, files):
     """Through the model: at the first layer the increment is the vector itself; above, what each layer adds is on top
     of what the layers below made of theirs."""
-    from test_subject_tiny import ROWS
+    from tiny_inputs import ROWS
 
     vector, _ = files[0]
     steps = increments(vector, 1)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from conftest import make_subject
-from test_subject_tiny import FAMILIES, ROWS, random_vector
+from tiny_inputs import FAMILIES, ROWS, random_vector
 
 from llm_persona.analysis.vectors import projections
 from llm_persona.domain.errors import UserError

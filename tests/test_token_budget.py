@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_subject_tiny import ROWS
+from tiny_inputs import ROWS
 
 from llm_persona import StudyConfig, UserError
 from llm_persona.domain.config import make_config, read_config

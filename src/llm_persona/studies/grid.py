@@ -16,6 +16,7 @@ from typing import Any, Literal
 from llm_persona.domain.condition import Steer
 from llm_persona.domain.config import StudyConfig
 from llm_persona.domain.errors import UserError
+from llm_persona.studies import trait_conditions, trait_reading, trait_steering, trait_tuning, trait_vector
 from llm_persona.studies.folder import sweep, working_in
 from llm_persona.studies.lab import Lab
 from llm_persona.studies.pieces import Executor, Piece
@@ -93,25 +94,25 @@ def make(piece: StudyPiece) -> int:
 
 
 def _own(study: TraitStudy, folder: Path) -> None:
-    study.baseline()
-    study.instructed()
-    study.vector(folder / "vectors")
-    study.steering({})
-    study.combined()
-    study.dose_response()
+    trait_conditions.baseline(study)
+    trait_conditions.instructed(study)
+    trait_vector.vector(study, folder / "vectors")
+    trait_steering.steering(study, {})
+    trait_conditions.combined(study)
+    trait_steering.dose_response(study)
     if study.config.tune:
-        study.tuning(folder / "adapters")
-    study.written()
-    study.tokens()
-    study.activation_shift(folder / "adapters")
+        trait_tuning.tuning(study, folder / "adapters")
+    trait_reading.written(study)
+    trait_reading.tokens(study)
+    trait_reading.activation_shift(study, folder / "adapters")
 
 
 def _others(lab: Lab, piece: StudyPiece) -> None:
     studies = [open_trait(lab, piece.config, name) for name in piece.config.traits]
     with tempfile.TemporaryDirectory() as place:  # the vectors are in the run already; pieces must not write one file
         for study in studies:
-            study.vector(Path(place))
+            trait_vector.vector(study, Path(place))
     vectors = {s.name: Steer(s.persona, s.layer, dose=piece.config.sweep_dose, name=s.name) for s in studies}
     mine = studies[piece.config.traits.index(piece.trait)]
-    mine.baseline()
-    mine.steering(vectors)
+    trait_conditions.baseline(mine)
+    trait_steering.steering(mine, vectors)

@@ -22,6 +22,14 @@ from llm_persona.domain.store import digest, file_digest, write_json, write_text
 from llm_persona.instruments.judging.opening import open_judge
 from llm_persona.instruments.judging.protocol import Judge
 from llm_persona.instruments.judging.remote import RemoteJudge
+from llm_persona.studies import (
+    trait_answers,
+    trait_conditions,
+    trait_reading,
+    trait_steering,
+    trait_tuning,
+    trait_vector,
+)
 from llm_persona.studies.agreement import agreement
 from llm_persona.studies.arithmetic import arithmetic_stages, measure_arithmetic
 from llm_persona.studies.comparison import comparison, composites, specificity
@@ -143,23 +151,23 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
         for study in studies:
             work(study)
 
-    phase(TraitStudy.baseline)
-    phase(TraitStudy.instructed)
-    phase(lambda s: s.vector(folder / "vectors"))
+    phase(trait_conditions.baseline)
+    phase(trait_conditions.instructed)
+    phase(lambda s: trait_vector.vector(s, folder / "vectors"))
     vectors = {s.name: Steer(s.persona, s.layer, dose=config.sweep_dose, name=s.name) for s in studies}
-    phase(lambda s: s.read_by({other.name: other.persona for other in studies if other is not s}))
-    phase(lambda s: s.steering(vectors))
-    phase(TraitStudy.combined)
-    phase(TraitStudy.dose_response)
+    phase(lambda s: trait_vector.read_by(s, {other.name: other.persona for other in studies if other is not s}))
+    phase(lambda s: trait_steering.steering(s, vectors))
+    phase(trait_conditions.combined)
+    phase(trait_steering.dose_response)
     if config.tune:
-        phase(lambda s: s.tuning(folder / "adapters"))
-    phase(TraitStudy.written)
-    phase(TraitStudy.tokens)
-    phase(lambda s: s.activation_shift(folder / "adapters"))
-    phase(TraitStudy.shortfall)
-    write_answers(folder / FILE, [a for s in studies for a in s.answers()])
+        phase(lambda s: trait_tuning.tuning(s, folder / "adapters"))
+    phase(trait_reading.written)
+    phase(trait_reading.tokens)
+    phase(lambda s: trait_reading.activation_shift(s, folder / "adapters"))
+    phase(trait_answers.beyond_context)
+    write_answers(folder / FILE, [a for s in studies for a in trait_answers.answers(s)])
     if judge is not None:
-        phase(lambda s: s.judged(judge))
+        phase(lambda s: trait_answers.judged(s, judge))
     arithmetic = measure_arithmetic(lab, studies, config.sweep_dose) if config.arithmetic else {}
     results = _results(config, lab, studies, arithmetic, judge)
     write_json(folder / "results.json", results)
@@ -221,7 +229,7 @@ def _results(
         trait["comparison"] = comparison(trait)
         trait["dose_response"]["composites"] = composites(trait)
     results["specificity"] = specificity(results["traits"], {s.name: s.moved_by for s in studies})
-    answers = [a for s in studies for a in s.answers()]
+    answers = [a for s in studies for a in trait_answers.answers(s)]
     scores = [v[s.name].score for s in studies for v in s.verdicts] if judge is not None else None
     results["agreement"] = agreement(results["traits"], answers, scores, results["judge"])
     results["findings"] = findings(results)

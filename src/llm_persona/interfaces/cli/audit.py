@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_persona.interfaces.cli.executor import executor_from, executor_options, say
-from llm_persona.interfaces.cli.options import json_option, output_checked, seed_option, subject_options, write_result
+from llm_persona.interfaces.cli.model_options import subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 if TYPE_CHECKING:
     from llm_persona.studies.audit import TunedModel

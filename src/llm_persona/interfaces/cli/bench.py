@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_persona.interfaces.cli.options import json_option, load_model, output_checked, subject_options, write_result
+from llm_persona.interfaces.cli.model_options import load_model, subject_options
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 if TYPE_CHECKING:
     from llm_persona.studies.time_table import TimeTable

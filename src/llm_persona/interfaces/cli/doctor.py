@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llm_persona.interfaces.cli.options import json_option, write_result
+from llm_persona.interfaces.cli.result_file import json_option, write_result
 
 
 @click.command(epilog="Example: llm-persona doctor runs/quick")

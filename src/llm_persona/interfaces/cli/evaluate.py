@@ -7,23 +7,18 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.executor import executor_from, executor_options
-from llm_persona.interfaces.cli.options import (
-    ApiArguments,
+from llm_persona.interfaces.cli.api_arguments import ApiArguments, api_from, api_options
+from llm_persona.interfaces.cli.chosen_items import read_item_set
+from llm_persona.interfaces.cli.condition_arguments import (
     ConditionArguments,
-    api_from,
-    api_options,
     conditions_from,
     conditions_options,
-    engine_option,
-    json_option,
-    output_checked,
-    read_item_set,
     refuse_overlap,
-    seed_option,
-    subjects_options,
-    write_result,
 )
+from llm_persona.interfaces.cli.executor import executor_from, executor_options
+from llm_persona.interfaces.cli.model_options import engine_option, subjects_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(epilog="Example: llm-persona evaluate --trait all --instruct none --instruct high --figure profile.png")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.interfaces.cli.executor import executor_from, say
-from llm_persona.interfaces.cli.options import output_checked, write_result
+from llm_persona.interfaces.cli.result_file import output_checked, write_result
 
 FILES = ("items", "trait", "against", "high_adapter", "low_adapter")
 """Options that may name files: what lies there decides the result too."""

@@ -7,17 +7,11 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.condition_arguments import condition_from, vector_options
 from llm_persona.interfaces.cli.executor import executor_from, executor_options, say
-from llm_persona.interfaces.cli.options import (
-    condition_from,
-    json_option,
-    load_model,
-    output_checked,
-    seed_option,
-    subject_options,
-    vector_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.model_options import load_model, subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(epilog="Example: llm-persona finetune --trait openness --pole high --out adapters/openness-high")

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.api_arguments import api_from
 from llm_persona.interfaces.cli.judge_align import align
 from llm_persona.interfaces.cli.judge_ask import ask
 from llm_persona.interfaces.cli.judge_monitor import monitor
 from llm_persona.interfaces.cli.judging import announce, calls_of, judge_options, open_grader, print_gate_states
-from llm_persona.interfaces.cli.options import api_from, json_option, output_checked, write_result
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.group(epilog="Example: llm-persona judge gate --judge openai:NAME --trait openness")

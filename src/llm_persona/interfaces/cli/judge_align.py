@@ -7,19 +7,12 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.api_arguments import api_from
+from llm_persona.interfaces.cli.condition_arguments import ConditionArguments, conditions_from, conditions_options
 from llm_persona.interfaces.cli.judging import announce, calls_of, judge_options, open_grader, print_gate_states
-from llm_persona.interfaces.cli.options import (
-    ConditionArguments,
-    api_from,
-    conditions_from,
-    conditions_options,
-    json_option,
-    load_model,
-    output_checked,
-    seed_option,
-    subject_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.model_options import load_model, subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 ANSWERS, RESULT = "answers.json", "alignment.json"
 """In the folder of --out."""

@@ -6,14 +6,10 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import (
-    conditions_from,
-    conditions_options,
-    load_model,
-    output_checked,
-    seed_option,
-    subject_options,
-)
+from llm_persona.interfaces.cli.condition_arguments import conditions_from, conditions_options
+from llm_persona.interfaces.cli.model_options import load_model, subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import output_checked
 
 
 @click.command(

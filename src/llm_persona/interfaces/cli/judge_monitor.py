@@ -6,15 +6,11 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.api_arguments import api_from
 from llm_persona.interfaces.cli.judging import announce, calls_of, judge_options, open_grader
-from llm_persona.interfaces.cli.options import (
-    api_from,
-    json_option,
-    output_checked,
-    seed_option,
-    subject_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.model_options import subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(
@@ -52,7 +48,7 @@ def monitor(
     from llm_persona.analysis.vectors import PersonaVector
     from llm_persona.domain.errors import UserError
     from llm_persona.domain.traits import load_trait
-    from llm_persona.interfaces.cli.options import load_model
+    from llm_persona.interfaces.cli.model_options import load_model
     from llm_persona.interfaces.cli.terminal import counting
     from llm_persona.interfaces.cli.vector_settings import named_layers
     from llm_persona.studies import monitoring as study

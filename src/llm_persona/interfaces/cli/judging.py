@@ -1,4 +1,4 @@
-"""What the commands of `llm-persona judge` have in common."""
+"""Who judges: the options that name a judge, and what the commands of `llm-persona judge` have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import api_options, chain
+from llm_persona.interfaces.cli.api_arguments import api_options, call_options
+from llm_persona.interfaces.cli.options import chain
 
 judge_options = chain(
     click.option("--judge", "spec", default="local", show_default=True,
@@ -14,6 +15,13 @@ judge_options = chain(
     click.option("--text", "text_only", is_flag=True,
                  help="Read scores from the text, for endpoints that know no log-probabilities."),
     api_options,
+)  # fmt: skip
+optional_judge_options = chain(
+    click.option("--judge", "judge", help="Who grades answers: local, local:MODEL, openai:NAME, anthropic:NAME, "
+                 "scripted:FILE. Default: nobody."),
+    click.option("--text", "judge_text", is_flag=True, help="--judge: read scores from its text, for endpoints that "
+                 "know no log-probabilities."),
+    call_options,
 )  # fmt: skip
 
 

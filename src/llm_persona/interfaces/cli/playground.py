@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import subject_options
+from llm_persona.interfaces.cli.model_options import subject_options
 
 
 @click.command(epilog="Example: llm-persona playground runs/first")
@@ -37,7 +37,7 @@ def playground(
     if find_spec("gradio") is None:
         raise UserError("playground needs the extra [playground]: pip install 'llm-persona[playground]'")
     from llm_persona.interfaces.cli.listening import listen
-    from llm_persona.interfaces.cli.options import load_model
+    from llm_persona.interfaces.cli.model_options import load_model
     from llm_persona.interfaces.cli.terminal import status
     from llm_persona.interfaces.playground.shelf import stock
     from llm_persona.interfaces.serve.guard import LOOPBACK, checked_token

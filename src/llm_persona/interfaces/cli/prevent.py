@@ -7,14 +7,10 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import (
-    json_option,
-    output_checked,
-    read_item_set,
-    seed_option,
-    subject_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.chosen_items import read_item_set
+from llm_persona.interfaces.cli.model_options import subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 NAMES = ["plain", "preventative", "ablation", "instruction", "interleaving", "afterwards"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import json_option, output_checked, write_result
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 class ReportGroup(click.Group):

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from llm_persona.interfaces.cli.executor import executor_from, executor_options, say
-from llm_persona.interfaces.cli.options import json_option, optional_judge_options, output_checked, write_result
+from llm_persona.interfaces.cli.judging import optional_judge_options
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(

@@ -8,14 +8,8 @@ from typing import Any
 import click
 
 from llm_persona.interfaces.cli.executor import executor_from, executor_options
-from llm_persona.interfaces.cli.options import (
-    engine_option,
-    json_option,
-    load_model,
-    output_checked,
-    subject_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.model_options import engine_option, load_model, subject_options
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import load_model, subject_options
+from llm_persona.interfaces.cli.model_options import load_model, subject_options
 
 CONNECTIONS = 256
 """At once; further ones are refused (503)."""

@@ -6,17 +6,10 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import (
-    condition_from,
-    condition_options,
-    engine_option,
-    json_option,
-    load_model,
-    output_checked,
-    seed_option,
-    subject_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.condition_arguments import condition_from, condition_options
+from llm_persona.interfaces.cli.model_options import engine_option, load_model, subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(

@@ -7,16 +7,10 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import (
-    condition_from,
-    condition_options,
-    json_option,
-    load_model,
-    output_checked,
-    seed_option,
-    subject_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.condition_arguments import condition_from, condition_options
+from llm_persona.interfaces.cli.model_options import load_model, subject_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.command(epilog='Example: llm-persona trace --read openness.safetensors --prompt "Any plans?" --html trace.html')

@@ -7,14 +7,8 @@ from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.options import (
-    ApiArguments,
-    api_from,
-    api_options,
-    json_option,
-    output_checked,
-    write_result,
-)
+from llm_persona.interfaces.cli.api_arguments import ApiArguments, api_from, api_options
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 
 @click.group(epilog="Example: llm-persona traits check openness")

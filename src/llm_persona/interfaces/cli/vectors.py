@@ -6,20 +6,13 @@ from typing import Any
 
 import click
 
+from llm_persona.interfaces.cli.chosen_items import read_item_set
 from llm_persona.interfaces.cli.executor import executor_options
 from llm_persona.interfaces.cli.extraction_grid import over_models_traits_sources
-from llm_persona.interfaces.cli.options import (
-    engine_option,
-    json_option,
-    load_model,
-    optional_judge_options,
-    output_checked,
-    read_item_set,
-    seed_option,
-    subject_options,
-    subjects_options,
-    write_result,
-)
+from llm_persona.interfaces.cli.judging import optional_judge_options
+from llm_persona.interfaces.cli.model_options import engine_option, load_model, subject_options, subjects_options
+from llm_persona.interfaces.cli.options import seed_option
+from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 FORMS = ["gguf", "persona-vectors", "steering-vectors", "vllm-lens", "checkpoint"]
 
