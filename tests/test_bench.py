@@ -37,12 +37,26 @@ def test_a_ratio_is_the_median_of_the_rounds_and_the_first_round_does_not_count(
     assert (found.ours_seconds, found.plain_seconds) == (2.0, 4.0)
 
 
-def test_a_ceiling_divides_our_time_by_the_scaled_plain_one():
+def test_a_ceiling_divides_our_time_by_that_of_the_plain_way_gone_several_times():
     clock = Clock()
-    found = measure(
-        Comparison("x", "over", clock.job(lambda n: 3.0), clock.job(lambda n: 1.0), at_most=1.15, scale=2.0), 2, clock
-    )
+    ours, plain = clock.job(lambda n: 3.0), clock.job(lambda n: 1.0)
+    found = measure(Comparison("x", "over", ours, plain, at_most=1.15, times=2), 2, clock)
     assert (found.ratio, found.holds) == (1.5, False)
+
+
+def test_what_the_plain_ways_repetitions_have_in_common_counts_once():
+    clock = Clock()
+    ours, plain, once = clock.job(lambda n: 5.0), clock.job(lambda n: 2.0), clock.job(lambda n: 1.0)
+    found = measure(Comparison("x", "over", ours, plain, at_most=1.15, times=4, once=once), 2, clock)
+    assert found.plain_seconds == 4 * 2.0 - 3 * 1.0
+    assert (found.ratio, found.holds) == (1.0, True)
+
+
+def test_neither_way_finds_what_the_other_has_rendered():
+    went = []
+    job = Comparison("x", "", lambda n: went.append("o"), lambda n: went.append("p"), at_least=1)
+    measure(job, 1, before=lambda: went.append("-"))
+    assert went == ["-", "p", "-", "o", "-", "o", "-", "p"]
 
 
 def test_the_two_ways_take_turns_at_going_first():

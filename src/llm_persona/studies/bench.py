@@ -29,7 +29,9 @@ from llm_persona.subject.one_at_a_time import letters, likelihoods, response_mea
 from llm_persona.subject.packing import Row, in_batches
 from llm_persona.subject.reading import reading
 from llm_persona.subject.record import record
+from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.subject.reuse import reusing_below
+from llm_persona.subject.stopping import stopping_after
 
 DOSES = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
 NEW_TOKENS = 32
@@ -52,8 +54,10 @@ class Comparison:
     plain: Callable[[int], Any]
     at_least: float | None = None
     at_most: float | None = None
-    scale: float = 1.0
-    """What the plain way's time is multiplied by, where it does another amount of the same work."""
+    times: int = 1
+    """How often the plain way would be gone: its time counts so often,"""
+    once: Callable[[int], Any] | None = None
+    """but for this part of it, timed beside it, which counts once."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,13 @@ def bench(subject: Subject, rounds: int = 5, items: int = 8) -> Iterator[Timing]
     if rounds < 1 or not 2 <= items <= len(bank) // 2:
         raise UserError(f"bench: rounds must be at least 1, items 2 to {len(bank) // 2}; got {rounds} and {items}")
     rotation = Rotation(bank, items)
+    forget = of_tokenizer(subject.tokenizer).forget  # (what one way has rendered must not serve the other)
     for comparison in comparisons(subject, rotation):
-        yield measure(comparison, rounds)
+        yield measure(comparison, rounds, before=forget)
     with tempfile.TemporaryDirectory() as place:
         exported = exported_comparison(subject, rotation, Path(place) / "model")
         if exported is not None:
-            yield measure(exported, rounds)
+            yield measure(exported, rounds, before=forget)
 
 
 def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> Comparison | None:
@@ -122,19 +127,31 @@ def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> C
     )  # fmt: skip
 
 
-def measure(comparison: Comparison, rounds: int, clock: Callable[[], float] = time.perf_counter) -> Timing:
-    """Interleaved rounds of both ways, by the clock (seconds)."""
+def measure(
+    comparison: Comparison,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], None] = lambda: None,
+) -> Timing:
+    """Interleaved rounds of both ways, by the clock (seconds); `before` is done, untimed, before each of them."""
     pairs = []
     for number in range(rounds + 1):
         ways = {"ours": comparison.ours, "plain": comparison.plain}
         order = ("ours", "plain") if number % 2 else ("plain", "ours")
         took = {}
         for way in order:
+            before()
             begun = clock()
             ways[way](number)
             took[way] = clock() - begun
+        shared = 0.0
+        if comparison.once is not None:
+            before()
+            begun = clock()
+            comparison.once(number)
+            shared = clock() - begun
         if number:
-            pairs.append((took["ours"], took["plain"] * comparison.scale))
+            pairs.append((took["ours"], comparison.times * took["plain"] - (comparison.times - 1) * shared))
     upward = comparison.at_least is not None
     ratios = [plain / ours if upward else ours / plain for ours, plain in pairs]
     ratio = statistics.median(ratios)
@@ -162,7 +179,6 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
     """What is compared; each pair is first held to give the same numbers."""
     vector = fit(record(subject, labelled(rotation(0))))
     layer = subject.n_layers // 2
-    above = (subject.n_layers - layer - 1) / subject.n_layers
     _agree(subject, rotation(0))
     return [
         Comparison(
@@ -189,7 +205,7 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
             f"{len(DOSES)} doses at layer {layer}", "time over that of the work that differs",
             lambda n: _sweep(subject, vector, layer, rotation(n)),
             lambda n: TraitBenchmark(rotation(n)).measure(subject), at_most=1.15,
-            scale=(1 - above) + len(DOSES) * above,
+            times=len(DOSES), once=lambda n: _below(subject, _option_rows(rotation(n)), layer),
         ),
         Comparison(
             "steered generation", "time over that of unsteered, same text",
@@ -215,12 +231,18 @@ def _option_rows(items: Sequence[Item]) -> list[Row]:
 @torch.no_grad()
 def _bare(subject: Subject, responses: Sequence[Response]) -> None:
     """The decoder over the same batches, nothing kept: the floor of recording."""
+    _below(subject, _rows(responses), subject.n_layers - 1)
+
+
+@torch.no_grad()
+def _below(subject: Subject, rows: Sequence[Row], layer: int) -> None:
+    """The decoder over the rows' batches up to a layer, nothing kept: what doses at that layer have in common."""
 
     def forward(packed: Any) -> None:
-        with reading(subject, packed.responses):
+        with reading(subject, packed.responses), stopping_after(subject, layer):
             subject.decoder(**packed.inputs, use_cache=False)
 
-    in_batches(subject, _rows(responses), forward)
+    in_batches(subject, rows, forward)
 
 
 def _sweep(subject: Subject, vector: PersonaVector, layer: int, items: Sequence[Item]) -> None:

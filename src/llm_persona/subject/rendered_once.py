@@ -43,6 +43,13 @@ class RenderedOnce:
                 self._kept.move_to_end(key)
             return [numbers.tolist() for numbers in found]
 
+    def forget(self) -> None:
+        """Keep nothing of what was rendered until now."""
+        self.wait()
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
     def beside(self, render: Callable[[Any], Any], rows: Iterable[Any]) -> None:
         """Render rows in a thread of their own while the model computes, so that they are there when their turn comes.
 
