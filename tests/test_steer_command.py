@@ -115,6 +115,13 @@ def test_an_operator_of_one_vector_leaves_the_other_as_the_options_say(subject, 
     assert texts == written(subject, Steer(a, 1, operator="cap", floor=4.0), Steer(b, 2, dose=3))
 
 
+def test_bounds_go_to_the_vectors_that_cap_and_to_no_other(subject, files, steer):
+    (a, one), (b, two) = files
+    options = ["--vector", f"{one}:operator=cap:layer=1", "--vector", f"{two}:operator=ablate:layer=2", "--floor", 4]
+    wanted = (Steer(a, 1, operator="cap", floor=4.0), Steer(b, 2, operator="ablate"))
+    assert steer(*options)[0] == written(subject, *wanted)
+
+
 def test_a_range_of_layers_adds_each_layer_s_increment(subject, files, steer):
     vector, path = files[0]
     steps = increments(vector, 1)
@@ -135,7 +142,10 @@ def test_a_range_of_layers_adds_each_layer_s_increment(subject, files, steer):
      (["--vector", "{0}", "--vector", "{1}", "--layer", 1], "2 --vector, 1 --layer"),
      (["--vector", "{0}", "--layer", "1-3", "--dose", 1], "give --coefficient, one for all layers"),
      (["--vector", "{0}", "--dose", 1, "--floor", 1], "belongs to operator cap"),
-     (["--operator", "ablate"], "belong to a --vector")],
+     (["--operator", "ablate"], "belong to a --vector"),
+     (["--vector", "{0}:operator=ablate", "--floor", 1], "--floor 1: no --vector caps; write the one that"),
+     (["--vector", "{0}:operator=add:dose=1", "--operator", "cap", "--ceiling", 2], "--ceiling 2: no --vector caps"),
+     (["--vector", "{0}:operator=cap:floor=1", "--ceiling", 2], "--ceiling 2: every --vector that caps has bounds")],
 )  # fmt: skip
 def test_settings_that_do_not_fit_together_end_in_one_line(options, message, files, steer, capsys):
     steer(*(str(o).format(*(path for _, path in files)) for o in options), fails=2)
