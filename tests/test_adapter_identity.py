@@ -8,7 +8,6 @@ from conftest import save_tiny_adapter
 
 import llm_persona as lp
 from llm_persona.domain.condition import Condition
-from llm_persona.subject.engines import vllm_load
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +22,6 @@ def namesakes(tiny_folders, tmp_path_factory):
 def engine(request, monkeypatch):
     if request.param == "vllm":
         vllm_stand_in.install(monkeypatch)
-        monkeypatch.setattr(vllm_load, "_settle", lambda kind: None)
-        monkeypatch.setattr(vllm_load.metadata, "version", lambda name: "0.30.0")
     return request.param
 
 
@@ -41,8 +38,6 @@ def test_merged_adapters_of_one_name_are_told_apart_by_their_weights_and_their_s
 def test_both_engines_say_the_same_of_a_merged_adapter(tiny_folders, namesakes, monkeypatch):
     plain = lp.load_subject(tiny_folders[0], namesakes["one"], "float32", "cpu").identity
     vllm_stand_in.install(monkeypatch)
-    monkeypatch.setattr(vllm_load, "_settle", lambda kind: None)
-    monkeypatch.setattr(vllm_load.metadata, "version", lambda name: "0.30.0")
     other = lp.load_subject(tiny_folders[0], namesakes["one"], "float32", "cpu", engine="vllm").identity
     assert other == {**plain, "engine": "vllm 0.30.0"}
 

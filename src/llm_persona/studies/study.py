@@ -153,6 +153,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     phase(TraitStudy.dose_response)
     if config.tune:
         phase(lambda s: s.tuning(folder / "adapters"))
+        lab.end_training()
     phase(TraitStudy.written)
     phase(TraitStudy.tokens)
     phase(lambda s: s.activation_shift(folder / "adapters"))
