@@ -168,6 +168,23 @@ def test_evaluate_refuses_the_overlap_of_a_vector_with_settings_of_its_own(subje
     assert "v.safetensors: made from 2 of these 2 items" in capsys.readouterr().err
 
 
+def test_an_overlap_that_was_allowed_stands_in_the_result_of_the_condition_it_concerns(
+    subject, tiny_folders, tmp_path, capsys
+):
+    items = lp.load_items("openness").split("test")[:2]
+    file, out = str(tmp_path / "v.safetensors"), tmp_path / "out.json"
+    PersonaVector(random_vector(subject).directions, np.ones(4, np.float32), {"items": [items.ids[0]]}).save(file)
+    arguments = ["evaluate", "--trait", "openness", "--trait", "narcissism", "--limit", "2", "--json", str(out),
+                 "--model", tiny_folders[0]]  # fmt: skip
+    assert run([*arguments, "--vector", file, "--layer", "1", "--dose", "0.1", "--allow-overlap"]) == 0
+    assert f"openness: in-sample: {file} was made from 1 of the items" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["allow_overlap"], found["overlap"]) == (True, {"openness": {file: 1}})
+    assert run(arguments) == 0
+    found = json.loads(out.read_text())
+    assert (found["allow_overlap"], found["overlap"]) == (False, {})
+
+
 def test_increments_through_a_model_add_up_layer_by_layer(subject, files):
     """Through the model: at the first layer the increment is the vector itself; above, what each layer adds is on top
     of what the layers below made of theirs."""
