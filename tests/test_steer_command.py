@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from schemas import check_schema
 from test_subject_tiny import random_vector
 
 import llm_persona as lp
@@ -180,6 +181,7 @@ def test_an_overlap_that_was_allowed_stands_in_the_result_of_the_condition_it_co
     assert f"openness: in-sample: {file} was made from 1 of the items" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert (found["allow_overlap"], found["overlap"]) == (True, {"openness": {file: 1}})
+    check_schema("evaluate", found)
     assert run(arguments) == 0
     found = json.loads(out.read_text())
     assert (found["allow_overlap"], found["overlap"]) == (False, {})
