@@ -102,6 +102,17 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def save_tiny_adapter(folder: Path, model: str, seed: int = 0, alpha: int = 64) -> str:
+    """A random adapter of a tiny model, which is no training of ours."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    settings = LoraConfig(r=2, lora_alpha=alpha, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), settings).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory) -> list[str]:
     """Two tiny models on disk."""

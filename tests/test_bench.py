@@ -8,9 +8,12 @@ import pytest
 from conftest import save_tiny_model
 
 from llm_persona import UserError
+from llm_persona.domain.errors import Shortfall
 from llm_persona.interfaces.cli.main import run
 from llm_persona.studies import bench as benching
 from llm_persona.studies.bench import Comparison, bench, measure
+
+STEADY = Comparison("steady", "times", lambda n: sum(range(1000)), lambda n: sum(range(1000)), at_least=0)
 
 
 class Clock:
@@ -70,6 +73,34 @@ def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tiny
     assert [t.name for t in found][-1] == "exported checkpoint"
     assert len(found) == 7
     assert all(t.ours_seconds > 0 and t.plain_seconds > 0 for t in found)
+
+
+def unable(error):
+    def export(*_):
+        raise error
+
+    return export
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(UserError("tiny: has no bias to fold into"), "has no bias"), (OSError("disk full"), "disk full"),
+     (RuntimeError("CUDA out of memory"), "out of memory"), (MemoryError("no room"), "no room")],
+)  # fmt: skip
+def test_a_checkpoint_that_cannot_be_timed_is_said_with_its_reason_and_costs_no_other_timing(
+    error, reason, tiny, monkeypatch
+):
+    monkeypatch.setattr(benching, "to_checkpoint", unable(error))
+    monkeypatch.setattr(benching, "comparisons", lambda subject, rotation: [STEADY])
+    with pytest.warns(Shortfall, match=f"bench: the exported checkpoint is not timed: .*{reason}"):
+        assert [t.name for t in bench(tiny, rounds=1, items=2)] == ["steady"]
+
+
+def test_a_fault_of_ours_in_exporting_is_no_shortfall(tiny, monkeypatch):
+    monkeypatch.setattr(benching, "to_checkpoint", unable(RuntimeError("shapes differ")))
+    monkeypatch.setattr(benching, "comparisons", lambda subject, rotation: [STEADY])
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(bench(tiny, rounds=1, items=2))
 
 
 def test_a_plain_way_that_gives_other_numbers_ends_the_race(tiny, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from reader import strict
+from schemas import check_schema
 
 from llm_persona.domain.traits import load_trait
 from llm_persona.interfaces.cli.main import run
@@ -46,7 +47,9 @@ def studied(trait, model, tmp_path_factory):
 
 
 def test_a_study_goes_on_without_what_is_too_long_and_its_results_list_it(studied, trait):
-    found = strict(studied[0] / "results.json")["traits"]["openness"]
+    results = strict(studied[0] / "results.json")
+    check_schema("results", results)
+    found = results["traits"]["openness"]
     assert (found["baseline"]["n"], found["baseline"]["n_unscored"]) == (5, 1)
     assert {"id": trait[1]["test"], "unscored": BEYOND} in found["baseline"]["rows"]
     beyond = found["beyond_context"]
@@ -85,7 +88,9 @@ def test_an_audit_goes_on_and_lists_what_is_too_long(studied, trait, model, tmp_
     adapter = str(studied[0] / "adapters" / "openness-high")
     assert run(["audit", *model, "--adapter", adapter, "--trait", str(trait[0]), "--out", str(tmp_path / "a"),
                 "--limit", "6", "--questions", "2", "--max-new-tokens", "6"]) == 0  # fmt: skip
-    found = strict(tmp_path / "a" / "audit.json")["traits"]["openness"]
+    audit = strict(tmp_path / "a" / "audit.json")
+    check_schema("audit", audit)
+    found = audit["traits"]["openness"]
     tuned = found["tuned"]["openness-high"]
     assert (tuned["n"], tuned["projection"]["n_fixed_texts"]) == (5, 5)
     assert len(tuned["layer_profile"]["fixed_texts"]) == 4
@@ -98,6 +103,8 @@ def test_an_audit_goes_on_and_lists_what_is_too_long(studied, trait, model, tmp_
 def test_an_evaluation_counts_and_names_what_is_too_long(trait, model, tmp_path, capsys):
     assert run(["evaluate", *model, "--trait", str(trait[0]), "--json", str(tmp_path / "e.json")]) == 0
     assert f"1 unscored: {BEYOND}" in capsys.readouterr().out
-    found = strict(tmp_path / "e.json")["traits"]["openness"]
+    evaluation = strict(tmp_path / "e.json")
+    check_schema("evaluate", evaluation)
+    found = evaluation["traits"]["openness"]
     assert found["unscored"] == {BEYOND: 1}
     assert [row["id"] for row in found["rows"] if "unscored" in row] == [trait[1]["test"]]

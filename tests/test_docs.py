@@ -47,7 +47,7 @@ def test_every_page_is_in_the_table_of_contents():
 def test_the_schemas_are_schemas_and_refuse_what_the_contract_does_not_allow():
     folder = resources.files("llm_persona.domain") / "data" / "schemas"
     names = sorted(f.name.removesuffix(".schema.json") for f in folder.iterdir())
-    assert names == ["audit", "evaluate", "extract", "results", "screen"]
+    assert names == ["audit", "evaluate", "extract", "prevent", "results", "screen", "show", "steer"]
     for name in names:
         schema = json.loads((folder / f"{name}.schema.json").read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator.check_schema(schema)

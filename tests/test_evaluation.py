@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import make_subject
+from schemas import check_schema
 from servers import running
 
 from llm_persona.analysis.reliability import class_changes, order_changes
@@ -277,7 +278,9 @@ def test_the_command_compares_conditions_and_models_behind_an_api(tmp_path, caps
         assert [r["condition"]["name"] for r in found["runs"]] == ["base", "instructed high (name)"]
         assert "calls (0 more are cached)" in capsys.readouterr().err
         assert run([*arguments, "--mode", "generate", "--json", str(out)]) == 0
-        assert json.loads(out.read_text())["calls"]["cached"] == 6
+        found = json.loads(out.read_text())
+        check_schema("evaluate", found)
+        assert found["calls"]["cached"] == 6
         assert run([*arguments, "--mode", "likelihood"]) == 2
         assert "--mode choice" in capsys.readouterr().err
         assert run([*arguments, "--price", "cheap"]) == 2

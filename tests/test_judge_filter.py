@@ -6,6 +6,7 @@ import json
 
 import pytest
 from judges import scripted
+from schemas import check_schema
 
 from llm_persona.analysis.vectors import PersonaVector
 from llm_persona.domain.errors import UserError
@@ -99,6 +100,7 @@ def test_a_filtered_vector_says_who_filtered_it_and_how_many_survived(tiny_folde
     assert "kept by scripted:judge.json" in (shown := capsys.readouterr().out)
     assert "gate: missing" in shown
     found = json.loads(told.read_text())
+    check_schema("extract", found)
     assert found["judged"]["trait_at"] == 50
     for split in ("fit", "select", "test"):
         counts = found["elicited"][split]

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from schemas import check_schema
 
 from llm_persona.domain.config import make_config
 from llm_persona.interfaces.cli.main import run
@@ -99,6 +100,7 @@ def test_every_answer_of_every_condition_is_kept(finished):
 
 def test_each_condition_has_its_judged_score_and_the_page_shows_the_gate_beside_it(finished):
     found = results(finished)
+    check_schema("results", found)
     row = found["traits"]["openness"]["instructed"]["high"]["judged"]
     assert {"mean", "ci", "n", "n_unscored", "reasons", "shift", "coherence"} <= row.keys()
     assert row["n"] + row["n_unscored"] == 6

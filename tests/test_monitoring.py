@@ -182,3 +182,20 @@ def test_a_vector_made_from_the_questions_is_refused(subject, vector):
     made = PersonaVector(vector.directions, vector.reference_norms, {"items": [trait.questions_of("test")[0].id]})
     with pytest.raises(UserError, match="made from 1 of these 4 questions"):
         write_answers(subject, trait, made, 2, PLAN)
+
+
+@pytest.mark.usefixtures("cache")
+def test_questions_that_a_vector_was_made_from_are_counted_in_the_result_where_they_are_allowed(
+    tiny_folders, tmp_path, capsys
+):
+    file, out = tmp_path / "v.safetensors", tmp_path / "out.json"
+    directions = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+    meta = {"items": [load_trait("openness").questions_of("test")[0].id]}
+    PersonaVector(directions, np.full(4, 5.0, np.float32), meta).save(file)
+    command = ["judge", "monitor", "--trait", "openness", "--vector", str(file), "--layer", "2", "--model",
+               tiny_folders[0], "--questions", "3", "--level", "none", "--dose", "0.2", "--max-new-tokens", "2",
+               "--judge", "none", "--json", str(out)]  # fmt: skip
+    assert run([*command, "--allow-overlap"]) == 0
+    assert "in-sample: the vector was made from 1 of the 3 questions" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["allow_overlap"], found["overlap"], found["n_questions"]) == (True, 1, 3)

@@ -10,6 +10,7 @@ import pytest
 from conftest import save_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from schemas import check_schema
 from scipy import stats as scipy_stats
 
 import llm_persona as lp
@@ -54,6 +55,7 @@ def made(tmp_path_factory):
 
 def test_every_method_has_shift_task_loss_and_cost_over_the_seeds(made):
     *_, result = made
+    check_schema("prevent", result)
     assert list(result["methods"]) == list(METHODS)
     for row in result["methods"].values():
         assert row["shift"]["n_seeds"] == row["task_loss"]["n_seeds"] == row["perplexity_ratio"]["n_seeds"] == 2
@@ -267,6 +269,7 @@ def test_rows_that_no_method_can_use_are_counted_listed_and_printed(made, monkey
                "--max-steps", "1", "--out", str(tmp_path / "out")]  # fmt: skip
     assert run(command) == 0
     found = json.loads((tmp_path / "out" / "prevention.json").read_text())
+    check_schema("prevent", found)
     task, benign = found["task"], found["benign"]
     assert [s["row"] for s in task["skipped"]] == [16] and [s["row"] for s in benign["skipped"]] == [0]
     assert sorted(s["row"] for s in [*task["too_long"], *task["held_out_too_long"]]) == list(range(1, 16, 2))

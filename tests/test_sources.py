@@ -114,7 +114,8 @@ def test_a_vector_s_file_keeps_what_its_layer_was_chosen_by_and_shows_it_with_in
     assert {k: kept["evidence"][k] for k in ("effect", "effect_ci", "cost", "n")} == {
         k: point.get(k) for k in ("effect", "effect_ci", "cost", "n")
     }
-    assert run(["vectors", "show", str(out)]) == 0
+    assert run(["vectors", "show", str(out), "--json", str(out.parent / "shown.json")]) == 0
+    check_schema("show", json.loads((out.parent / "shown.json").read_text()))
     shown = capsys.readouterr().out
     low, high = (100 * e for e in point["effect_ci"])
     assert f"effect {100 * point['effect']:.1f} points ({low:.1f} to {high:.1f})" in shown

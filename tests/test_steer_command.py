@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from schemas import check_schema
 from tiny_inputs import random_vector
 
 import llm_persona as lp
@@ -115,6 +116,13 @@ def test_an_operator_of_one_vector_leaves_the_other_as_the_options_say(subject, 
     assert texts == written(subject, Steer(a, 1, operator="cap", floor=4.0), Steer(b, 2, dose=3))
 
 
+def test_bounds_go_to_the_vectors_that_cap_and_to_no_other(subject, files, steer):
+    (a, one), (b, two) = files
+    options = ["--vector", f"{one}:operator=cap:layer=1", "--vector", f"{two}:operator=ablate:layer=2", "--floor", 4]
+    wanted = (Steer(a, 1, operator="cap", floor=4.0), Steer(b, 2, operator="ablate"))
+    assert steer(*options)[0] == written(subject, *wanted)
+
+
 def test_a_range_of_layers_adds_each_layer_s_increment(subject, files, steer):
     vector, path = files[0]
     steps = increments(vector, 1)
@@ -135,7 +143,10 @@ def test_a_range_of_layers_adds_each_layer_s_increment(subject, files, steer):
      (["--vector", "{0}", "--vector", "{1}", "--layer", 1], "2 --vector, 1 --layer"),
      (["--vector", "{0}", "--layer", "1-3", "--dose", 1], "give --coefficient, one for all layers"),
      (["--vector", "{0}", "--dose", 1, "--floor", 1], "belongs to operator cap"),
-     (["--operator", "ablate"], "belong to a --vector")],
+     (["--operator", "ablate"], "belong to a --vector"),
+     (["--vector", "{0}:operator=ablate", "--floor", 1], "--floor 1: no --vector caps; write the one that"),
+     (["--vector", "{0}:operator=add:dose=1", "--operator", "cap", "--ceiling", 2], "--ceiling 2: no --vector caps"),
+     (["--vector", "{0}:operator=cap:floor=1", "--ceiling", 2], "--ceiling 2: every --vector that caps has bounds")],
 )  # fmt: skip
 def test_settings_that_do_not_fit_together_end_in_one_line(options, message, files, steer, capsys):
     steer(*(str(o).format(*(path for _, path in files)) for o in options), fails=2)
@@ -156,6 +167,24 @@ def test_evaluate_refuses_the_overlap_of_a_vector_with_settings_of_its_own(subje
     arguments = ["evaluate", "--trait", "openness", "--limit", "2", "--model", tiny_folders[0]]
     assert run([*arguments, "--vector", f"{tmp_path / 'v.safetensors'}:layer=1:dose=0.1"]) == 2
     assert "v.safetensors: made from 2 of these 2 items" in capsys.readouterr().err
+
+
+def test_an_overlap_that_was_allowed_stands_in_the_result_of_the_condition_it_concerns(
+    subject, tiny_folders, tmp_path, capsys
+):
+    items = lp.load_items("openness").split("test")[:2]
+    file, out = str(tmp_path / "v.safetensors"), tmp_path / "out.json"
+    PersonaVector(random_vector(subject).directions, np.ones(4, np.float32), {"items": [items.ids[0]]}).save(file)
+    arguments = ["evaluate", "--trait", "openness", "--trait", "narcissism", "--limit", "2", "--json", str(out),
+                 "--model", tiny_folders[0]]  # fmt: skip
+    assert run([*arguments, "--vector", file, "--layer", "1", "--dose", "0.1", "--allow-overlap"]) == 0
+    assert f"openness: in-sample: {file} was made from 1 of the items" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["allow_overlap"], found["overlap"]) == (True, {"openness": {file: 1}})
+    check_schema("evaluate", found)
+    assert run(arguments) == 0
+    found = json.loads(out.read_text())
+    assert (found["allow_overlap"], found["overlap"]) == (False, {})
 
 
 def test_increments_through_a_model_add_up_layer_by_layer(subject, files):

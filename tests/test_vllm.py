@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +18,7 @@ from conftest import make_subject
 
 import llm_persona as lp
 from llm_persona.domain.condition import Condition, Steer
+from llm_persona.domain.config import read_config
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
 from llm_persona.instruments.perplexity import Perplexity
@@ -22,7 +26,9 @@ from llm_persona.instruments.samples import Samples
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.subject.engines.vllm_hooks import Move, Pool
 from llm_persona.subject.packing import Row
+from llm_persona.training.finetune import finetune
 
+STUDY = Path(__file__).resolve().parents[1] / "benchmarks" / "tiny_study.yaml"
 TEXTS = ("Short.", "A rather longer answer, which comes in several chunks.", "Neither long nor short.")
 
 
@@ -223,6 +229,43 @@ def test_a_study_on_vllm_trains_on_transformers_under_the_same_key(monkeypatch, 
     plain, other = (Lab(tiny_folders[0], "float32", "cpu", Stages(), engine) for engine in ("transformers", "vllm"))
     assert other.training_identity == plain.training_identity == plain.identity
     assert other.trainer().model is not None
+
+
+def test_a_study_on_vllm_loads_what_it_trains_on_once_and_frees_it_after_the_last_training(
+    monkeypatch, tiny_folders, tmp_path
+):
+    from llm_persona.studies import lab, trait_study
+
+    vllm_stand_in.install(monkeypatch)
+    monkeypatch.setattr(vllm_stand_in, "CHUNK", 512)  # (whole prompts at once: nothing here depends on chunks)
+    loaded, trained, alive = [], [], []
+
+    def load(*arguments, engine="transformers", **given):
+        subject = lp.load_subject(*arguments, engine=engine, **given)
+        loaded.append((engine, weakref.ref(subject)))
+        return subject
+
+    def train(subject, *arguments, **given):
+        trained.append(subject.name)
+        return finetune(subject, *arguments, **given)
+
+    measure = trait_study.TraitStudy.activation_shift
+
+    def measured_later(study, folder):
+        measure(study, folder)
+        gc.collect()
+        alive.append([engine for engine, subject in loaded if subject() is not None])
+
+    monkeypatch.setattr(lab, "load_subject", load)
+    monkeypatch.setattr(trait_study, "finetune", train)
+    monkeypatch.setattr(trait_study.TraitStudy, "activation_shift", measured_later)
+    config = read_config(STUDY, model=tiny_folders[0], dtype="float32", engine="vllm", max_new_tokens=2,
+                         fit_items=3, select_items=2, test_items=2, questions=1, doses=[-0.2, 0.2], random_directions=1,
+                         letter_modes=[])  # fmt: skip
+    lp.run_study(config, tmp_path / "run")
+    assert len(trained) == 2
+    assert [engine for engine, _ in loaded] == ["vllm", "transformers"]
+    assert alive == [["vllm"]]
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")

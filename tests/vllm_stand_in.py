@@ -112,13 +112,25 @@ class LLM:
 
 
 def install(monkeypatch: Any) -> None:
-    """Put the stand-in where `import vllm` and `import vllm_lens` look."""
+    """Put the stand-in where `import vllm` and `import vllm_lens` look, and its version where vLLM's is asked for."""
+    from llm_persona.subject.engines import vllm_load
+
+    monkeypatch.setattr(vllm_load, "_settle", lambda kind: None)
+    monkeypatch.setattr(vllm_load.metadata, "version", lambda name: "0.30.0")
     vllm, lens, lora, request = (ModuleType(n) for n in ("vllm", "vllm_lens", "vllm.lora", "vllm.lora.request"))
     vllm.SamplingParams, lens.Hook = SamplingParams, Hook  # type: ignore[attr-defined]
+    vllm.LLM = opened  # type: ignore[attr-defined]
     request.LoRARequest = SimpleNamespace  # type: ignore[attr-defined]
     lora.request, vllm.lora = request, lora  # type: ignore[attr-defined]
     for module in (vllm, lens, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def opened(source: str, dtype: str, **given: Any) -> LLM:
+    """What `vllm.LLM(source, ...)` gives: the model of a folder."""
+    from llm_persona.subject.load import load_subject
+
+    return LLM(load_subject(source, dtype=dtype))
 
 
 def on_vllm(subject: Any, preempt: bool = False) -> Any:

@@ -7,11 +7,16 @@ from typing import Any
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import unsealed
-from llm_persona.domain.store import file_digest, read_json
+from llm_persona.domain.store import digest, file_digest, read_json
 
 RECORD = "llm-persona.json"
 FILES = ("adapter_model.safetensors", "adapter_config.json")
-"""What decides an adapter's effect: the record keeps their digests."""
+"""What decides an adapter's effect (the configuration holds the scale): the record keeps their digests."""
+
+
+def adapter_digest(folder: Path) -> str:
+    """Digest of what decides an adapter's effect; the folder's name does not count."""
+    return digest([file_digest(folder / name) for name in FILES])
 
 
 def adapter_record(folder: Path) -> dict[str, Any] | None:

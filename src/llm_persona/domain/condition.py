@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llm_persona.domain.adapters import FILES
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.store import file_digest
 
@@ -87,8 +88,7 @@ class Condition:
         """What it does to the subject, as plain data for a digest; its name does not count."""
         adapter = None
         if self.adapter is not None:
-            files = ("adapter_model.safetensors", "adapter_config.json")  # (the configuration holds the scale)
-            adapter = [file_digest(Path(self.adapter) / name) for name in files]
+            adapter = [file_digest(Path(self.adapter) / name) for name in FILES]
         return [self.system, adapter, [[steer.vector.digest, *steer.effect] for steer in self.steers]]
 
     def as_json(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Lab:
         self._arguments = (model, dtype, device)
         self._engine = engine
         self._subject: Subject | None = None
+        self._trainer: Subject | None = None
         self.token_budget: int | None = None
         """Padded tokens in the subject's batches (None: its own choice)."""
 
@@ -71,12 +72,18 @@ class Lab:
         return {name: value for name, value in self.identity.items() if name != "engine"}
 
     def trainer(self) -> Subject:
-        """The subject to train an adapter on: transformers' own, loaded for the occasion where another engine runs it
-        (vLLM does not train)."""
+        """The subject to train adapters on: transformers' own, loaded once beside another engine's where one runs it
+        (vLLM does not train). Its weights are then in memory twice: let it go by `end_training`."""
         if self._engine == "transformers":
             return self.subject()
-        model, dtype, device = self._arguments
-        return load_subject(model, dtype=dtype, device=device)
+        if self._trainer is None:
+            model, dtype, device = self._arguments
+            self._trainer = load_subject(model, dtype=dtype, device=device)
+        return self._trainer
+
+    def end_training(self) -> None:
+        """Free what `trainer` loaded: after the last training, its memory is better the engine's."""
+        self._trainer = None
 
     def measure(self, name: str, condition: Condition, instrument: Instrument) -> Measurement:
         """The measurement, from the store if it is there."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_persona.domain.config import StudyConfig
+from llm_persona.domain.errors import UserError
 from llm_persona.domain.store import write_json, write_text
 from llm_persona.studies.compare import compare, study_runs
 from llm_persona.studies.compare_page import comparison_page
@@ -19,12 +20,20 @@ from llm_persona.subject.remote.caller import Limits
 
 
 def folder_names(models: Sequence[str]) -> list[str]:
-    """A folder name for each model, readable and different."""
+    """A folder name for each model, readable and different.
+
+    Raises:
+        UserError: a model is called what another one's number makes of its name (`x/m`, `y/m` and `z/m-1`).
+    """
     names = [
         re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
         for model in models
     ]
-    return [name if names.count(name) == 1 else f"{name}-{number + 1}" for number, name in enumerate(names)]
+    found = [name if names.count(name) == 1 else f"{name}-{number + 1}" for number, name in enumerate(names)]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--model: two of the models would be written to {twice}; rename one's folder, or run it alone")
+    return found
 
 
 def run_names(configs: Sequence[StudyConfig]) -> list[str]:

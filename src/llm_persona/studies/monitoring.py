@@ -118,7 +118,7 @@ def write_answers(
     plan = plan or MonitorPlan()
     reader = readers_for(subject, vector, layer)[0]
     questions = plan.asked(trait)
-    shared = overlap([str(i) for i in vector.meta.get("items", [])], [q.id for q in questions])
+    shared = _overlap(vector, questions)
     if shared and not allow_overlap:
         raise Overlap(f"the vector was made from {shared} of these {len(questions)} questions (or --allow-overlap)")
     if folder is None:
@@ -159,6 +159,11 @@ def write_answers(
         if progress is not None:
             progress(len(asked) * plan.samples)
     return found
+
+
+def _overlap(vector: PersonaVector, questions: Sequence[Question]) -> int:
+    """How many of the questions the vector was made from."""
+    return overlap([str(i) for i in vector.meta.get("items", [])], [q.id for q in questions])
 
 
 def added_constant(steers: Sequence[Steer], units: np.ndarray, layer: int) -> np.ndarray:
@@ -217,7 +222,8 @@ def monitor(
         `associations`: rows with `before` (`prompt_last`, or `prompt_last_without_added`), `after` (`judged`, or
         `answer_projection`: the base's reading, which needs no judge), `overall` and `within` (see
         `analysis.monitoring.association`), and `random`: the central 95% of the same correlation over random
-        directions. Also `conditions`, `n_unscored` and `unscored` by reason, `gate`, `answers`, `notes`.
+        directions. Also `overlap` (how many of the questions the vector was made from), `conditions`, `n_unscored` and
+        `unscored` by reason, `gate`, `answers`, `notes`.
     """
     plan = plan or MonitorPlan()
     reader = readers_for(subject, vector, layer)[0]
@@ -247,6 +253,7 @@ def monitor(
         "judge": judge.identity if judge is not None else None,
         "gate": None if judge is None else {"state": gate_state(gate), "passed": gate["passed"] if gate else None},
         "n_questions": len(questions),
+        "overlap": _overlap(vector, questions),
         "samples": plan.samples,
         "temperature": plan.temperature,
         "max_new_tokens": plan.max_new_tokens,

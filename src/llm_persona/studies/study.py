@@ -19,6 +19,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of, sealed
 from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
+from llm_persona.domain.traits import load_trait
 from llm_persona.instruments.judging.opening import open_judge
 from llm_persona.instruments.judging.protocol import Judge
 from llm_persona.instruments.judging.remote import RemoteJudge
@@ -127,12 +128,27 @@ def make_pieces(
     engine = next((c.engine for c in configs if c.engine != "transformers"), None)
     if engine is not None:
         raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
+    for config in configs:
+        _check_names(config)
     configs = [with_token_budget(config, folder) for config, folder in zip(configs, folders, strict=True)]
     make_ahead(configs, folders, executor, lambda piece, made: tell(f"{piece.name}: {made} stages made"))
 
 
+def _check_names(config: StudyConfig) -> None:
+    """Results, vectors and stages are kept by a trait's name.
+
+    Raises:
+        UserError: two traits share one (a file of a trait that is installed too).
+    """
+    names = [load_trait(name).name for name in config.traits]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--trait: two of the traits are called {twice}; rename one of them (`name:` in its file)")
+
+
 def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: Limits | None) -> dict[str, Any]:
     started = time.monotonic()
+    _check_names(config)
     judge = _judge(config, limits)  # before the work: a judge that does not exist costs nothing
     stages = Stages(folder / "stages", reporter)
     settings = {"format": format_of("study"), **config.model_dump()}
@@ -161,6 +177,7 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     phase(trait_steering.dose_response)
     if config.tune:
         phase(lambda s: trait_tuning.tuning(s, folder / "adapters"))
+        lab.end_training()
     phase(trait_reading.written)
     phase(trait_reading.tokens)
     phase(lambda s: trait_reading.activation_shift(s, folder / "adapters"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from llm_persona.domain.adapters import adapter_fault
+from llm_persona.domain.adapters import adapter_digest, adapter_fault
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.domain.store import read_json
 from llm_persona.subject.hub_files import check_hub_files
@@ -100,6 +100,7 @@ def merge(subject: Subject, folder: str | Path) -> None:
     path = check_adapter(folder)
     subject.model = _attach(subject, path).merge_and_unload()
     subject.name = f"{subject.name}+{path.name}"
+    subject.merged += (adapter_digest(path)[:16],)
 
 
 def _attach(subject: Subject, path: Path):  # type: ignore[no-untyped-def]

@@ -48,6 +48,8 @@ class Subject:
     decoder: nn.Module
     system: str | None = None
     adapter: str | None = None
+    merged: tuple[str, ...] = ()
+    """Digests of the adapters that are folded into the weights for good: folders of one name may differ."""
     shares_prompts: bool = True
     """Whether several responses may be read in one packed sequence (proved by a probe at load)."""
     token_budget: int = TOKEN_BUDGET
@@ -103,9 +105,11 @@ class Subject:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides its numbers: model, revision, dtype, kind of device."""
+        """What decides its numbers: model, revision, dtype, kind of device, adapters folded in."""
         kind = str(self.dtype).removeprefix("torch.")
         found = {"model": self.name, "revision": self.revision, "dtype": kind, "device": self.device.type}
+        if self.merged:
+            found["adapter"] = "+".join(self.merged)
         return found if self.blocks_path is None else {**found, "blocks": self.blocks_path}
 
     @contextmanager

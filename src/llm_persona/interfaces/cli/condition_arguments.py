@@ -158,8 +158,8 @@ def conditions_from(arguments: dict[str, Any]) -> list[ConditionArguments]:
     ]
 
 
-def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -> None:
-    """Refuse to judge an artefact on the items it was made from.
+def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -> dict[str, int]:
+    """Refuse to judge an artefact on the items it was made from; where it is allowed, artefact to how many they are.
 
     Raises:
         Overlap: names the artefact and how many items it shares.
@@ -167,6 +167,7 @@ def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -
     from llm_persona.analysis.vectors import overlap
     from llm_persona.domain.errors import Overlap
 
+    found = {}
     for artefact, ids in condition.made_from().items():
         shared = overlap(ids, items.ids)
         if shared and not allowed:
@@ -174,3 +175,6 @@ def refuse_overlap(condition: ConditionArguments, items: Items, allowed: bool) -
                 f"{artefact}: made from {shared} of these {len(items)} items; evaluate on --split test or other items "
                 "(or --allow-overlap, and the numbers are in-sample)"
             )
+        if shared:
+            found[artefact] = shared
+    return found

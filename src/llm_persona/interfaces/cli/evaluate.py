@@ -74,9 +74,7 @@ def evaluate(
         return
     load_template(template)
     sets = _item_sets(traits, items, split, limit)
-    for one in arguments:
-        for chosen in sets.values():
-            refuse_overlap(one, chosen, allow_overlap)
+    overlaps = [{n: refuse_overlap(one, chosen, allow_overlap) for n, chosen in sets.items()} for one in arguments]
     states = [{n: a.condition(load_trait(n) if a.needs_trait else None) for n in sets} for a in arguments]
     plan = EvaluationPlan(TraitBenchmark((), mode, template, form, paraphrase), reliability)
     total = plan.count(sets)
@@ -91,13 +89,14 @@ def evaluate(
                 raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
             subject: Any = api.load(model, dtype, device, engine) if executor is None else None
             _announce(subject, sets, plan, api, arguments)
-            for state in states:
+            for state, shared in zip(states, overlaps, strict=True):
                 name = next(iter(state.values())).name
                 with counting(f"{model}, {name}: {total} items, {mode}", total) as step:
                     if executor is not None:
                         runs.append(evaluate_sets_by(executor, model, sets, state, plan, dtype, device, step))
                     else:
                         runs.append(evaluate_sets(subject, sets, state, plan, step))
+                runs[-1] |= {"allow_overlap": allow_overlap, "overlap": {n: by for n, by in shared.items() if by}}
             if hasattr(subject, "caller"):
                 runs[-1]["calls"] = subject.caller.record.as_json()
             del subject  # before the next model is loaded
@@ -172,7 +171,7 @@ def _finish(runs: list[dict[str, Any]], json_path: str | None, figure: str | Non
 
 
 def _print(run: dict[str, Any]) -> None:
-    from llm_persona.interfaces.cli.terminal import cell, span, table
+    from llm_persona.interfaces.cli.terminal import cell, plain, span, table
 
     rows = []
     for name, s in run["traits"].items():
@@ -192,6 +191,9 @@ def _print(run: dict[str, Any]) -> None:
             click.echo(
                 f"- {name}: swapping the options changes most classes: these letters say nothing about the trait"
             )
+    for name, artefacts in run.get("overlap", {}).items():
+        for artefact, count in artefacts.items():
+            click.echo(plain(f"- {name}: in-sample: {artefact} was made from {count} of the items"))
     changes = [
         [name, asking, cell(c["changed"], 0), span(c["changed_ci"], 0), str(c["n"]), str(c["n_left_out"])]
         for name, s in run["traits"].items()

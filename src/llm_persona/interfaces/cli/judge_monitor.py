@@ -72,6 +72,7 @@ def monitor(
             announce(grader, requests, api)
         with counting(f"{spec}: {len(requests)} gradings", len(requests), shown=grader is not None) as step:
             found = study.monitor(subject, about, loaded, written, grader, layers[0], plan, step)
+    found["allow_overlap"] = allow_overlap
     _print_monitoring(found)
     if grader is not None:
         found |= calls_of(grader)
@@ -104,6 +105,8 @@ def _print_monitoring(found: dict[str, Any]) -> None:
     table("Before against after (within: centred by condition)",
           ["before", "after", "scope", "Spearman", "95% interval", "p", "Pearson", "95% interval",
            "random directions' Spearman", "n", "questions"], rows)  # fmt: skip
+    if found["overlap"]:
+        click.echo(f"- in-sample: the vector was made from {found['overlap']} of the {found['n_questions']} questions")
     for reason, count in found["unscored"].items():
         click.echo(f"- {count} answers unscored: {reason}")
     for note in found["notes"]:

@@ -112,7 +112,7 @@ def settle(
         raise UserError(f"{without} --vector, {len(layers)} --layer: give each vector its layer")
     kind, amounts = ("coefficient", list(coefficients)) if coefficients else ("dose", list(doses))
     places = list(layers)
-    found = []
+    found, bounded = [], False
     for one in parsed:
         settled = replace(
             one,
@@ -121,7 +121,7 @@ def settle(
             operator=one.operator or operator,
         )
         if one.floor is None and one.ceiling is None and (one.operator is None or settled.operator == "cap"):
-            settled = replace(settled, floor=bounds[0], ceiling=bounds[1])
+            settled, bounded = replace(settled, floor=bounds[0], ceiling=bounds[1]), True
         if settled.operator == "add" and settled.coefficient is None and settled.dose is None and amounts:
             settled = replace(settled, **{kind: amounts.pop(0)})  # type: ignore[arg-type]
         found.append(settled)
@@ -129,7 +129,23 @@ def settle(
         raise UserError(
             f"--{kind} {amounts[0]:g}: there is no --vector left that takes it (of {len(parsed)}); leave it out"
         )
+    if not bounded:
+        _refuse_bounds(bounds, caps=any(one.operator == "cap" for one in found))
     return found
+
+
+def _refuse_bounds(bounds: tuple[float | None, float | None], caps: bool) -> None:
+    """Refuse a command's bounds that no vector has taken: dropped, they would seem to have had no effect."""
+    from llm_persona.domain.errors import UserError
+
+    for name, bound in zip(("floor", "ceiling"), bounds, strict=True):
+        if bound is not None and caps:
+            raise UserError(f"--{name} {bound:g}: every --vector that caps has bounds of its own; leave it out")
+        if bound is not None:
+            raise UserError(
+                f"--{name} {bound:g}: no --vector caps; write the one that should as "
+                f"FILE:operator=cap:{name}={bound:g}, or leave it out"
+            )
 
 
 def named_layers(text: str, vector: Any, path: str) -> list[int]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from llm_persona.analysis.vectors import PersonaVector
+from llm_persona.domain.adapters import adapter_digest
 from llm_persona.domain.condition import Steer
 from llm_persona.domain.errors import UserError, one_line
-from llm_persona.domain.store import digest, file_digest, read_json
+from llm_persona.domain.store import read_json
 from llm_persona.subject.adapt import adapted, check_adapter
 from llm_persona.subject.chat import Rendered, end_tokens, render_prompt
 from llm_persona.subject.engines.vllm_hooks import Move, Pool
@@ -239,7 +240,7 @@ def lora_request(subject: VllmSubject, folder: str | Path) -> tuple[str, Any]:
     from vllm.lora.request import LoRARequest
 
     # vLLM goes by name and number: each content has its own
-    content = digest([file_digest(path / name) for name in ("adapter_model.safetensors", "adapter_config.json")])
+    content = adapter_digest(path)
     number = subject.adapters.setdefault(content, len(subject.adapters) + 1)
     request = LoRARequest(lora_name=content[:16], lora_int_id=number, lora_path=str(path.absolute()))
     try:
