@@ -234,7 +234,7 @@ def test_a_study_on_vllm_trains_on_transformers_under_the_same_key(monkeypatch, 
 def test_a_study_on_vllm_loads_what_it_trains_on_once_and_frees_it_after_the_last_training(
     monkeypatch, tiny_folders, tmp_path
 ):
-    from llm_persona.studies import lab, trait_study
+    from llm_persona.studies import lab, trait_reading, trait_tuning
 
     vllm_stand_in.install(monkeypatch)
     monkeypatch.setattr(vllm_stand_in, "CHUNK", 512)  # (whole prompts at once: nothing here depends on chunks)
@@ -249,7 +249,7 @@ def test_a_study_on_vllm_loads_what_it_trains_on_once_and_frees_it_after_the_las
         trained.append(subject.name)
         return finetune(subject, *arguments, **given)
 
-    measure = trait_study.TraitStudy.activation_shift
+    measure = trait_reading.activation_shift
 
     def measured_later(study, folder):
         measure(study, folder)
@@ -257,8 +257,8 @@ def test_a_study_on_vllm_loads_what_it_trains_on_once_and_frees_it_after_the_las
         alive.append([engine for engine, subject in loaded if subject() is not None])
 
     monkeypatch.setattr(lab, "load_subject", load)
-    monkeypatch.setattr(trait_study, "finetune", train)
-    monkeypatch.setattr(trait_study.TraitStudy, "activation_shift", measured_later)
+    monkeypatch.setattr(trait_tuning, "finetune", train)
+    monkeypatch.setattr(trait_reading, "activation_shift", measured_later)
     config = read_config(STUDY, model=tiny_folders[0], dtype="float32", engine="vllm", max_new_tokens=2,
                          fit_items=3, select_items=2, test_items=2, questions=1, doses=[-0.2, 0.2], random_directions=1,
                          letter_modes=[])  # fmt: skip
