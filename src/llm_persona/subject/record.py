@@ -182,11 +182,13 @@ def _pooled_forward(subject: Subject, packed: Packed, weights: torch.Tensor, lay
     """Weighted means [positions, spans, layers, hidden] under weights [positions, spans, length], in one forward."""
     places = _places(packed)
     by_sequence = _by_sequence(weights, places)
+    first = int(weights.any(dim=0).any(dim=0).int().argmax())  # no token before it counts: it need not become float32
+    by_sequence = by_sequence[:, :, first:]
     pooled: dict[int, torch.Tensor] = {}
 
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            hidden = block_output(output).float()
+            hidden = block_output(output)[:, first:].float()
             # (blocks of a sharded model live on several devices)
             pooled[layer] = torch.bmm(by_sequence.to(hidden.device), hidden)
 
