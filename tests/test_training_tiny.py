@@ -126,6 +126,16 @@ def test_training_lowers_the_loss_and_leaves_the_subject_as_it_was(tmp_path):
     np.testing.assert_array_equal(record(subject, ROWS).values, acts)
 
 
+def test_a_bfloat16_training_learns_what_a_float32_one_does_and_keeps_its_adapter_in_float32(tmp_path):
+    half = make_subject()
+    half.model.to(torch.bfloat16)
+    exact = finetune(make_subject(), DATA, tmp_path / "exact", RECIPE)
+    found = finetune(half, DATA, tmp_path / "half", RECIPE)
+    assert [loss for _, loss in found.losses] == pytest.approx([loss for _, loss in exact.losses], rel=0.01)
+    assert {w.dtype for w in load_file(tmp_path / "half" / "adapter_model.safetensors").values()} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_the_folder_is_plain_peft_with_card_and_provenance(tmp_path):
     from peft import PeftModel
 

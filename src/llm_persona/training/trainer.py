@@ -70,6 +70,7 @@ def train(
     Steering by `under` acts in the forwards of the training only: what is measured along the way is the model
     without it. Under `accelerate launch` the processes share each step's prompts.
     """
+    from peft.helpers import disable_input_dtype_casting
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
@@ -85,6 +86,9 @@ def train(
             with ExitStack() as stack:
                 for steer in under.steers:
                     stack.enter_context(steered_by(subject, steer))
+                if subject.dtype != torch.float32:  # the adapter's own float32 products took as long as the model's
+                    stack.enter_context(torch.autocast(subject.device.type, subject.dtype))
+                    stack.enter_context(disable_input_dtype_casting(model))
                 loss = answer_loss(model, inputs, items, recipe.contrast)
             return (loss, None) if return_outputs else loss
 
