@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 TRAITS = ["openness", "machiavellianism"]
-LAYERS = 6
+LAYERS = 30
 KINDS = ("read", "written", "trained")
 
 

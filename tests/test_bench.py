@@ -10,8 +10,9 @@ from conftest import save_tiny_model
 from llm_persona import UserError
 from llm_persona.domain.errors import Shortfall
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies import bench as benching
-from llm_persona.studies.bench import Comparison, bench, measure
+from llm_persona.studies import bench_jobs
+from llm_persona.studies.bench import bench
+from llm_persona.studies.timing import Comparison, measure
 
 STEADY = Comparison("steady", "times", lambda n: sum(range(1000)), lambda n: sum(range(1000)), at_least=0)
 
@@ -71,7 +72,7 @@ def test_the_two_ways_take_turns_at_going_first():
 def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tiny):
     found = list(bench(tiny, rounds=1, items=2))
     assert [t.name for t in found][-1] == "exported checkpoint"
-    assert len(found) == 7
+    assert len(found) == 9
     assert all(t.ours_seconds > 0 and t.plain_seconds > 0 for t in found)
 
 
@@ -90,22 +91,22 @@ def unable(error):
 def test_a_checkpoint_that_cannot_be_timed_is_said_with_its_reason_and_costs_no_other_timing(
     error, reason, tiny, monkeypatch
 ):
-    monkeypatch.setattr(benching, "to_checkpoint", unable(error))
-    monkeypatch.setattr(benching, "comparisons", lambda subject, rotation: [STEADY])
+    monkeypatch.setattr(bench_jobs, "to_checkpoint", unable(error))
+    monkeypatch.setattr("llm_persona.studies.bench.comparisons", lambda subject, rotation: [STEADY])
     with pytest.warns(Shortfall, match=f"bench: the exported checkpoint is not timed: .*{reason}"):
         assert [t.name for t in bench(tiny, rounds=1, items=2)] == ["steady"]
 
 
 def test_a_fault_of_ours_in_exporting_is_no_shortfall(tiny, monkeypatch):
-    monkeypatch.setattr(benching, "to_checkpoint", unable(RuntimeError("shapes differ")))
-    monkeypatch.setattr(benching, "comparisons", lambda subject, rotation: [STEADY])
+    monkeypatch.setattr(bench_jobs, "to_checkpoint", unable(RuntimeError("shapes differ")))
+    monkeypatch.setattr("llm_persona.studies.bench.comparisons", lambda subject, rotation: [STEADY])
     with pytest.raises(RuntimeError, match="shapes differ"):
         list(bench(tiny, rounds=1, items=2))
 
 
 def test_a_plain_way_that_gives_other_numbers_ends_the_race(tiny, monkeypatch):
-    right = benching.likelihoods
-    monkeypatch.setattr(benching, "likelihoods", lambda subject, rows: [x - 1 for x in right(subject, rows)])
+    right = bench_jobs.likelihoods
+    monkeypatch.setattr(bench_jobs, "likelihoods", lambda subject, rows: [x - 1 for x in right(subject, rows)])
     with pytest.raises(RuntimeError, match="likelihoods differ by 1"):
         list(bench(tiny, rounds=1, items=2))
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from llm_persona import UserError
-from llm_persona.studies.bench import Timing
 from llm_persona.studies.time_table import OTHER, kind_of, time_table
+from llm_persona.studies.timing import Timing
 
 
 def written(folder, stages, seconds, made=None):

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.store import read_json
-from llm_persona.studies.bench import Timing
+from llm_persona.studies.timing import AT_MOST, Timing
 
 KINDS: dict[str, str] = {
     "recording": r" record |fit rows|select rows",
@@ -30,9 +30,13 @@ FLOORS = {
     "recording": "recording, against a bare forward",
     "doses and layers": "doses at layer",
     "generation": "steered",
+    "likelihood": "likelihood, against a bare forward",
+    "perplexity": "likelihood, against a bare forward",
+    "letters": "likelihood, against a bare forward",
+    "reading answers": "recording, against a bare forward",
+    "training": "training, against bare gradients",
 }
 """The comparison of `bench` that says how near a kind of work is to its floor; the others count as they are."""
-AT_MOST = 1.3
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from llm_persona.domain.store import read_json
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Tree
 from llm_persona.subject.steer import steered_by
+from llm_persona.training.adapted import adapted, products_like, quiet
 from llm_persona.training.along import MEASURED, Along, Watch
 from llm_persona.training.data import Prompts
 from llm_persona.training.held_out import loss_on
@@ -70,7 +70,6 @@ def train(
     Steering by `under` acts in the forwards of the training only: what is measured along the way is the model
     without it. Under `accelerate launch` the processes share each step's prompts.
     """
-    from peft.helpers import disable_input_dtype_casting
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
@@ -86,9 +85,7 @@ def train(
             with ExitStack() as stack:
                 for steer in under.steers:
                     stack.enter_context(steered_by(subject, steer))
-                if subject.dtype != torch.float32:  # the adapter's own float32 products took as long as the model's
-                    stack.enter_context(torch.autocast(subject.device.type, subject.dtype))
-                    stack.enter_context(disable_input_dtype_casting(model))
+                stack.enter_context(products_like(subject, model))
                 loss = answer_loss(model, inputs, items, recipe.contrast)
             return (loss, None) if return_outputs else loss
 
@@ -118,13 +115,11 @@ def train(
 
     def keep_best() -> None:
         if arguments.process_index == 0:
-            with _quiet():
+            with quiet():
                 wrapped.save_pretrained(best)
 
-    device, random_state = subject.device, torch.get_rng_state()
-    wrapped = _with_adapter(subject, recipe, seed)
     best = work / "best"
-    try:
+    with adapted(subject, recipe, seed) as wrapped:
         arguments = _arguments(subject, recipe, len(prompts.trees), seed, work)
         total = int(arguments.max_steps)
         along = Along(
@@ -143,7 +138,7 @@ def train(
             callbacks=[Report()],
         )
         trainer.remove_callback(PrinterCallback)
-        with _quiet():
+        with quiet():
             trainer.train(resume_from_checkpoint=whole_checkpoint(work / "checkpoints"))
         history = [(int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e]
         made, kept = work / "made", trainer.state.global_step
@@ -155,13 +150,9 @@ def train(
             if recipe.patience is not None and along.best is not None and best.is_dir():
                 shutil.copytree(best, made)
             else:
-                with _quiet():
+                with quiet():
                     wrapped.save_pretrained(made)
         return Course(trainer.state.global_step, history, along.rows, kept, made, arguments.process_index == 0, wait)
-    finally:
-        wrapped.unload()
-        subject.model.to(device).eval().requires_grad_(False)
-        torch.set_rng_state(random_state)
 
 
 def agreed(wanted: bool, arguments: Any) -> bool:
@@ -175,36 +166,6 @@ def agreed(wanted: bool, arguments: Any) -> bool:
 
 def _nothing() -> None:
     pass
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _with_adapter(subject: Subject, recipe: Recipe, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-    from transformers import set_seed
-
-    set_seed(seed)
-    with _quiet():
-        wrapped = get_peft_model(
-            subject.model,
-            LoraConfig(
-                r=recipe.rank,
-                lora_alpha=recipe.alpha,
-                lora_dropout=0.0,
-                use_rslora=recipe.rank_stabilised,
-                task_type="CAUSAL_LM",
-                **adapted_modules(subject, recipe),
-            ),
-        )
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return wrapped
 
 
 def _arguments(subject: Subject, recipe: Recipe, n_prompts: int, seed: int, work: Path) -> Any:
@@ -256,32 +217,3 @@ def whole_checkpoint(folder: Path) -> str | None:
         except UserError:
             shutil.rmtree(path, ignore_errors=True)
     return whole[-1] if whole else None
-
-
-def adapted_modules(subject: Subject, recipe: Recipe) -> dict[str, Any]:
-    """PEFT's `target_modules`, and `layers_to_transform` where not the whole depth is adapted (PEFT takes no
-    `all-linear` together with chosen layers, so the linear modules are named)."""
-    names: Any = recipe.target_modules
-    if recipe.depth == (0.0, 1.0) and names != "mlp-output":
-        return {"target_modules": names}
-    first, last = (min(int(share * subject.n_layers), subject.n_layers - (share < 1)) for share in recipe.depth)
-    layers = list(range(first, max(last, first + 1)))
-    if names in ("all-linear", "mlp-output"):
-        linear = {
-            name: name.rpartition(".")[2]
-            for block in subject.blocks
-            for name, module in block.named_modules()
-            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        }
-        names = sorted(set(linear.values()))
-        if recipe.target_modules == "mlp-output":
-            return _mlp_output(subject, list(linear), layers)
-    return {"target_modules": names, "layers_to_transform": layers}
-
-
-def _mlp_output(subject: Subject, linear: list[str], layers: list[int]) -> dict[str, Any]:
-    """The last linear module of a block writes the MLP's output in every decoder that is supported; it is named in
-    full, since its short name may be the attention's too (GPT-2's `c_proj`)."""
-    last = linear[-1]
-    wanted = {id(subject.blocks[layer].get_submodule(last)) for layer in layers}
-    return {"target_modules": [name for name, module in subject.model.named_modules() if id(module) in wanted]}

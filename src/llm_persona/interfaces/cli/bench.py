@@ -59,7 +59,7 @@ def bench(
 
 def _show(folder: str, whole: TimeTable) -> None:
     from llm_persona.interfaces.cli.terminal import table
-    from llm_persona.studies.time_table import AT_MOST
+    from llm_persona.studies.timing import AT_MOST
 
     def bounds(low_high: tuple[float, float] | None, digits: int) -> str:
         return "" if low_high is None else f"{low_high[0]:.{digits}f} to {low_high[1]:.{digits}f}"

@@ -1,0 +1,86 @@
+"""Two ways of one job, timed in interleaved rounds: what `bench` reports."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+AT_MOST = 1.3
+"""What a study's parts may take of their floors' time, for the whole to stay within as much."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways of the same job. `ours` and `plain` take the round's number, and do the job on that round's texts.
+
+    `ratio` says what is divided by what; `at_least` or `at_most` is what we ask of it.
+    """
+
+    name: str
+    ratio: str
+    ours: Callable[[int], Any]
+    plain: Callable[[int], Any]
+    at_least: float | None = None
+    at_most: float | None = None
+    times: int = 1
+    """How often the plain way would be gone: its time counts so often,"""
+    once: Callable[[int], Any] | None = None
+    """but for this part of it, timed beside it, which counts once."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds; the ratio is the median of the rounds' own ratios, with its range."""
+
+    name: str
+    what: str
+    ours_seconds: float
+    plain_seconds: float
+    ratio: float
+    ratio_range: tuple[float, float]
+    rounds: int
+    bar: str
+    holds: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.__dict__, "ratio_range": list(self.ratio_range)}
+
+
+def measure(
+    comparison: Comparison,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], None] = lambda: None,
+) -> Timing:
+    """Interleaved rounds of both ways, by the clock (seconds); `before` is done, untimed, before each of them."""
+    pairs = []
+    for number in range(rounds + 1):
+        ways = {"ours": comparison.ours, "plain": comparison.plain}
+        order = ("ours", "plain") if number % 2 else ("plain", "ours")
+        took = {}
+        for way in order:
+            before()
+            begun = clock()
+            ways[way](number)
+            took[way] = clock() - begun
+        shared = 0.0
+        if comparison.once is not None:
+            before()
+            begun = clock()
+            comparison.once(number)
+            shared = clock() - begun
+        if number:
+            pairs.append((took["ours"], comparison.times * took["plain"] - (comparison.times - 1) * shared))
+    upward = comparison.at_least is not None
+    ratios = [plain / ours if upward else ours / plain for ours, plain in pairs]
+    ratio = statistics.median(ratios)
+    bar = f"at least {comparison.at_least:g}" if upward else f"at most {comparison.at_most:g}"
+    holds = ratio >= (comparison.at_least or 0) if upward else ratio <= (comparison.at_most or 0)
+    return Timing(
+        comparison.name, comparison.ratio, statistics.median(o for o, _ in pairs),
+        statistics.median(p for _, p in pairs), ratio, (min(ratios), max(ratios)), len(pairs), bar, holds,
+    )  # fmt: skip
