@@ -94,7 +94,14 @@ def test_a_checkpoint_that_cannot_be_timed_is_said_with_its_reason_and_costs_no_
     monkeypatch.setattr(bench_jobs, "to_checkpoint", unable(error))
     monkeypatch.setattr("llm_persona.studies.bench.comparisons", lambda subject, rotation: [STEADY])
     with pytest.warns(Shortfall, match=f"bench: the exported checkpoint is not timed: .*{reason}"):
-        assert [t.name for t in bench(tiny, rounds=1, items=2)] == ["steady"]
+        assert [t.name for t in bench(tiny, rounds=1, items=2)] == ["steady", "training, against bare gradients"]
+
+
+def test_a_training_without_room_costs_no_timing(tiny, monkeypatch):
+    monkeypatch.setattr("llm_persona.studies.bench.comparisons", lambda subject, rotation: [STEADY])
+    monkeypatch.setattr(bench_jobs, "bare_steps", unable(MemoryError("no room")))
+    with pytest.warns(Shortfall, match="bench: training is not timed: no room"):
+        assert [t.name for t in bench(tiny, rounds=1, items=2)] == ["steady", "exported checkpoint"]
 
 
 def test_a_fault_of_ours_in_exporting_is_no_shortfall(tiny, monkeypatch):

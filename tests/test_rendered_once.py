@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 import threading
 
 import pytest
@@ -58,6 +59,32 @@ class _system:
         self.subject.system = self.before
 
 
+def test_a_tokenizer_with_several_templates_is_rendered_by_its_default(tiny, counted, monkeypatch):
+    plain = render_prompt(tiny, "a b")
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", {"default": tiny.tokenizer.chat_template, "tools": "{{ 1 }}"})
+    assert render_prompt(tiny, "a b") == plain
+
+
+def test_another_end_of_turn_closes_another_way(tiny, counted, monkeypatch):
+    assert render_response(tiny, "a", "b").closing
+    monkeypatch.setattr(chat, "end_tokens", lambda subject: set())
+    assert render_response(tiny, "a", "b").closing == ()
+
+
+def test_what_is_left_unrendered_is_given_up_at_the_end():
+    store, going = RenderedOnce(), threading.Event()
+    rendered = []
+
+    def slow(row):
+        rendered.append(row)
+        going.wait(timeout=60)
+
+    store.beside(slow, range(1000))
+    threading.Timer(0.05, going.set).start()
+    store.stop()
+    assert len(rendered) < 1000
+
+
 def test_a_change_of_what_came_back_does_not_change_what_is_kept(tiny, counted):
     render_prompt(tiny, "a b").append(99)
     assert 99 not in render_prompt(tiny, "a b")
@@ -85,7 +112,7 @@ def test_what_is_kept_stays_below_the_limit_and_is_what_was_made(asked):
         numbers = store.get((name, length, ("q" * length,)), lambda n=name, k=length: ([n] * k, [k]))
         assert numbers == [[name] * length, [length]]
     assert store._bytes <= 6000
-    assert store._bytes == sum(500 + 5 * len(a) + 4 for a, _ in store._kept.values())
+    assert store._bytes == sum(504 + 4 * len(a) + sys.getsizeof("q" * len(a)) for a, _ in store._kept.values())
 
 
 def test_rows_rendered_beside_are_found_by_whoever_asks_and_a_bad_one_costs_only_itself(tiny, counted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import weakref
 from importlib.util import find_spec
@@ -253,7 +252,6 @@ def test_a_study_on_vllm_loads_what_it_trains_on_once_and_frees_it_after_the_las
 
     def measured_later(study, folder):
         measure(study, folder)
-        gc.collect()
         alive.append([engine for engine, subject in loaded if subject() is not None])
 
     monkeypatch.setattr(lab, "load_subject", load)

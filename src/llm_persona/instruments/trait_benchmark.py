@@ -67,14 +67,15 @@ class TraitBenchmark:
 
     def render_beside(self, subject: Any) -> None:
         """Have the texts rendered in a thread of their own, so that `measure` finds them when it is called next."""
-        if not isinstance(subject, Subject):
-            return  # whoever runs the model renders
+        if not isinstance(subject, Subject) or self.mode == "upstream":
+            return  # whoever runs the model renders; upstream's rendering is not kept
         asked = [item.paraphrased() for item in self.items] if self.paraphrase else list(self.items)
+        store, system = of_tokenizer(subject.tokenizer), subject.system
         if self.mode == "likelihood":
             texts = [(item.prompt, item.responses[name]) for item in asked for name in OPTIONS]
-            of_tokenizer(subject.tokenizer).beside(lambda text: render_response(subject, *text), texts)
+            store.beside(lambda text: render_response(subject, text[0], text[1], system), texts)
         else:
-            of_tokenizer(subject.tokenizer).beside(lambda prompt: render_prompt(subject, prompt), self.prompts())
+            store.beside(lambda prompt: render_prompt(subject, prompt, system), self.prompts())
 
     def measure(
         self, subject: Any, condition: str = "base", progress: Callable[[int], None] | None = None

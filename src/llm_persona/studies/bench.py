@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.item_sources import load_items
-from llm_persona.studies.bench_jobs import Rotation, comparisons, exported_comparison
+from llm_persona.studies.bench_jobs import Rotation, comparisons, exported_comparison, training_comparison
 from llm_persona.studies.timing import Timing, measure
 from llm_persona.subject.load import Subject
 from llm_persona.subject.rendered_once import of_tokenizer
@@ -33,6 +33,9 @@ def bench(subject: Subject, rounds: int = 5, items: int = 8) -> Iterator[Timing]
     forget = of_tokenizer(subject.tokenizer).forget  # (what one way has rendered must not serve the other)
     for comparison in comparisons(subject, rotation):
         yield measure(comparison, rounds, before=forget)
+    training = training_comparison(subject, Rotation(bank, min(2 * items, len(bank))))
+    if training is not None:
+        yield measure(training, rounds, before=forget)
     with tempfile.TemporaryDirectory() as place:
         exported = exported_comparison(subject, rotation, Path(place) / "model")
         if exported is not None:

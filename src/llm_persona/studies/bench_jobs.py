@@ -26,6 +26,7 @@ from llm_persona.subject.logits import logits_at
 from llm_persona.subject.memory import is_out_of_memory
 from llm_persona.subject.one_at_a_time import letters, likelihoods, response_means
 from llm_persona.subject.packing import Row, in_batches
+from llm_persona.subject.placement import is_spread
 from llm_persona.subject.reading import reading
 from llm_persona.subject.record import record
 from llm_persona.subject.reuse import reusing_below
@@ -89,13 +90,8 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
         Comparison(
             f"{len(DOSES)} doses at layer {layer}", "time over that of the work that differs",
             lambda n: _sweep(subject, vector, layer, rotation(n)),
-            lambda n: TraitBenchmark(rotation(n)).measure(subject), at_most=1.15,
+            lambda n: _logits(subject, _option_rows(rotation(n))), at_most=1.15,
             times=len(DOSES), once=lambda n: _below(subject, _option_rows(rotation(n)), layer),
-        ),
-        Comparison(
-            "training, against bare gradients", "time over that of its forwards and backwards, same rows",
-            lambda n: _train(subject, rotation(n)), lambda n: bare_steps(subject, _high(rotation(n)), PERSONA),
-            at_most=AT_MOST,
         ),
         Comparison(
             "steered generation", "time over that of unsteered, same text",
@@ -120,7 +116,7 @@ def _option_rows(items: Sequence[Item]) -> list[Row]:
 
 @torch.no_grad()
 def _bare(subject: Subject, responses: Sequence[Response]) -> None:
-    """The decoder over the same batches, nothing kept: the floor of recording."""
+    """The decoder over the same batches, nothing kept, rendering included: the floor of recording."""
     _below(subject, _rows(responses), subject.n_layers - 1)
 
 
@@ -189,6 +185,29 @@ def _agree(subject: Subject, items: Sequence[Item]) -> None:
         raise RuntimeError(f"bench: likelihoods differ by {far:.2g} from those of one text at a time")
 
 
+def training_comparison(subject: Subject, rotation: Rotation) -> Comparison | None:
+    """A training against its loss and gradients alone; None, with a warning that says why, where it cannot be done."""
+    if is_spread(subject.model) or getattr(subject.model, "is_quantized", False):
+        _untimed("training", "the model is spread over several devices, or quantised")
+        return None
+    try:
+        bare_steps(subject, _high(rotation(0)[:1]), PERSONA)
+    except (UserError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, UserError) and not is_out_of_memory(error):
+            raise
+        _untimed("training", one_line(str(error), 200))  # what was timed before must not be lost
+        return None
+    return Comparison(
+        "training, against bare gradients", "time over that of its loss and gradients, same rows",
+        lambda n: _train(subject, rotation(n)), lambda n: bare_steps(subject, _high(rotation(n)), PERSONA),
+        at_most=AT_MOST,
+    )  # fmt: skip
+
+
+def _untimed(what: str, reason: str) -> None:
+    warnings.warn(f"bench: {what} is not timed: {reason}", Shortfall, stacklevel=3)
+
+
 def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> Comparison | None:
     """Generation by an exported checkpoint against the model that it was made of; None, with a warning that says why,
     where the architecture has no bias that steering can be folded into or there is no room for a second model."""
@@ -200,10 +219,7 @@ def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> C
     except (UserError, OSError, RuntimeError, MemoryError) as error:
         if not isinstance(error, (UserError, OSError)) and not is_out_of_memory(error):
             raise
-        # (a second model may have no room here; what was timed before must not be lost)
-        warnings.warn(
-            f"bench: the exported checkpoint is not timed: {one_line(str(error), 200)}", Shortfall, stacklevel=2
-        )
+        _untimed("the exported checkpoint", one_line(str(error), 200))  # (a second model may have no room here)
         return None
     return Comparison(
         "exported checkpoint", "time over that of unsteered generation, same text",

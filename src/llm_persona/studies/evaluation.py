@@ -25,6 +25,8 @@ from llm_persona.studies.parts import Part, make_parts, with_next
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.stages import Stages
+from llm_persona.subject.load import Subject
+from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.subject.smollm2 import cache_folder
 
 Progress = Callable[[int], None]
@@ -155,6 +157,8 @@ class _Conditioned:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if isinstance(self._subject, Subject):
+            of_tokenizer(self._subject.tokenizer).stop()  # what was to come is rendered under this condition
         self._stack.__exit__(*error)
 
     def subject(self) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Protocol
+
+import torch
 
 from llm_persona.domain.condition import BASE, Condition
 from llm_persona.domain.config import Engine
@@ -83,7 +86,12 @@ class Lab:
 
     def end_training(self) -> None:
         """Free what `trainer` loaded: after the last training, its memory is better the engine's."""
+        if self._trainer is None:
+            return
         self._trainer = None
+        gc.collect()  # the libraries' trainers refer to themselves
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def measure(self, name: str, condition: Condition, instrument: Instrument) -> Measurement:
         """The measurement, from the store if it is there."""

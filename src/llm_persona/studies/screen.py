@@ -7,6 +7,7 @@ others are judged by a cheap form that needs no writing, calibrated on those row
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -148,7 +149,8 @@ def screen(
     plan: ScreenPlan | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure every usable row by the base subject; the contract's JSON of `screen`.
+    """Measure every usable row by the base subject; the contract's JSON of `screen`, its rows made when asked for
+    (`ScreenedRows`, a sequence that `write_json` writes as a list).
 
     Each part's numbers stay in the cache folder: the same call after a kill goes on there, and another threshold or
     another label field measures nothing again.
@@ -210,21 +212,24 @@ def _screened(
     vector, layer = asked.vector, asked.layer
     pole_gap = float(vector.norms[layer])
     measured = Measured(LISTED)
-    for (part, texts), following in with_next(asked.parts()):
+    ahead = contextlib.ExitStack()
+    with ahead:
+        for (part, texts), following in with_next(asked.parts()):
 
-        def make(
-            part: Part = part, texts: list[Numbered] = texts, following: tuple[Part, list[Numbered]] | None = following
-        ) -> Any:
-            reader = subject()
-            if following is not None:
-                of_tokenizer(reader.tokenizer).beside(
-                    lambda row: render_response(reader, row[1].prompt, row[1].response, row[1].system), following[1]
-                )
-            return asked.measure(reader, texts, part.given[1])
+            def make(
+                part: Part = part, texts: list[Numbered] = texts, coming: tuple[Part, list[Numbered]] | None = following
+            ) -> Any:
+                reader = subject()
+                store = of_tokenizer(reader.tokenizer)
+                ahead.callback(store.stop)
+                if coming is not None:
+                    store.beside(lambda row: render_response(reader, row[1].prompt, row[1].response, row[1].system),
+                                 coming[1])  # fmt: skip
+                return asked.measure(reader, texts, part.given[1])
 
-        measured.add(asked.stages.value(part.stage, part.key, make))
-        if progress is not None:
-            progress(part.size)
+            measured.add(asked.stages.value(part.stage, part.key, make))
+            if progress is not None:
+                progress(part.size)
     if file_digest(data.path) != data.sha256 or len(measured) != data.usable:
         raise UserError(f"{data.path}: the file changed while it was screened; run again")
     return {

@@ -32,7 +32,6 @@ FLOORS = {
     "generation": "steered",
     "likelihood": "likelihood, against a bare forward",
     "perplexity": "likelihood, against a bare forward",
-    "letters": "likelihood, against a bare forward",
     "reading answers": "recording, against a bare forward",
     "training": "training, against bare gradients",
 }

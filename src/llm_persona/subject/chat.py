@@ -40,7 +40,12 @@ def messages_for(
 ) -> list[dict[str, str]]:
     """The turns before the answer: `earlier` ones (role, text), and the prompt. A system turn is merged into the first
     user turn where the template has none."""
-    system = system if system is not None else subject.system
+    return _turns(subject, prompt, system if system is not None else subject.system, earlier)
+
+
+def _turns(
+    subject: Subject, prompt: str, system: str | None, earlier: Sequence[tuple[str, str]] = ()
+) -> list[dict[str, str]]:
     turns = [{"role": role, "content": text} for role, text in (*earlier, ("user", prompt))]
     if system is None:
         return turns
@@ -92,16 +97,24 @@ def _takes_system(subject: Subject) -> bool:
 def render_prompt(subject: Subject, prompt: str, system: str | None = None) -> list[int]:
     """Token ids up to where the answer begins."""
 
+    asked = system if system is not None else subject.system  # read once: another thread may leave its condition
+
     def make() -> tuple[list[int]]:
-        text = _render(subject, messages_for(subject, prompt, system), True)
+        text = _render(subject, _turns(subject, prompt, asked), True)
         return (list(subject.tokenizer(text, add_special_tokens=False)["input_ids"]),)
 
-    return of_tokenizer(subject.tokenizer).get((*_identity(subject, system), prompt), make)[0]
+    return of_tokenizer(subject.tokenizer).get((_state(subject), asked, prompt), make)[0]
 
 
-def _identity(subject: Subject, system: str | None) -> tuple[str | None, str | None]:
-    """What decides a rendering besides the turns."""
-    return subject.tokenizer.chat_template, system if system is not None else subject.system
+def _state(subject: Subject) -> tuple[int, int, frozenset[int]]:
+    """What decides a rendering besides the turns: the template (or templates by name), the tokens there are, and
+    those that end a turn."""
+    template = subject.tokenizer.chat_template
+    return (
+        hash(template if isinstance(template, str) else repr(template)),
+        len(subject.tokenizer),
+        frozenset(end_tokens(subject)),
+    )
 
 
 def render_upstream(subject: Subject, prompt: str) -> list[int]:
@@ -128,9 +141,10 @@ def render_response(
     response = response.strip()
     if not response:
         raise UserError("a response is empty; every response needs text")
-    key = (*_identity(subject, system), prompt, response, tuple(earlier))
+    asked = system if system is not None else subject.system
+    key = (_state(subject), asked, prompt, response, tuple(earlier))
     ids, (start, end), closing, places = of_tokenizer(subject.tokenizer).get(
-        key, lambda: _response(subject, messages_for(subject, prompt, system, earlier), response)
+        key, lambda: _response(subject, _turns(subject, prompt, asked, earlier), response)
     )
     if end > subject.max_length:
         raise TooLong(f"a conversation of {end} tokens exceeds the model's {subject.max_length}; shorten it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from array import array
 from collections import OrderedDict
@@ -17,7 +18,7 @@ Numbers = tuple[Sequence[int], ...]
 
 
 class RenderedOnce:
-    """Lists of numbers by key, safe for the thread that renders ahead: a tokenizer is used by one thread at a time."""
+    """Lists of numbers by key; two threads may ask, and one of them makes what is missing while the other waits."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
@@ -25,6 +26,7 @@ class RenderedOnce:
         self._bytes = 0
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._stopped = False
 
     def __reduce__(self) -> Any:
         return RenderedOnce, (self._limit,)  # a copy of the tokenizer keeps texts of its own: a lock is not copied
@@ -61,11 +63,19 @@ class RenderedOnce:
 
         def all_of_them() -> None:
             for row in rows:
-                with suppress(Exception):  # a template raises what it likes
+                if self._stopped:
+                    return
+                with suppress(BaseException):  # a template raises what it likes, and a tokenizer panics
                     render(row)
 
+        self._stopped = False
         self._thread = threading.Thread(target=all_of_them, daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """Leave what `beside` has not rendered yet, and wait for its thread."""
+        self._stopped = True
+        self.wait()
 
     def wait(self) -> None:
         """Until the rows given to `beside` are rendered."""
@@ -78,8 +88,8 @@ def _size(key: Any, numbers: tuple[array[int], ...]) -> int:
 
 
 def _text(key: Any) -> int:
-    """Characters in a key, those of its inner tuples included."""
-    return len(key) if isinstance(key, str) else sum(map(_text, key)) if isinstance(key, tuple) else 0
+    """Bytes of the texts in a key, those of its inner tuples included."""
+    return sys.getsizeof(key) if isinstance(key, str) else sum(map(_text, key)) if isinstance(key, tuple) else 0
 
 
 def of_tokenizer(tokenizer: Any) -> RenderedOnce:

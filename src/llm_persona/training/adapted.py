@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +16,37 @@ from llm_persona.training.recipe import Recipe
 
 @contextmanager
 def adapted(subject: Subject, recipe: Recipe, seed: int) -> Iterator[Any]:
-    """The model with a fresh LoRA adapter in float32, seeded; without it, and as before, afterwards."""
+    """The model with a fresh LoRA adapter in float32, seeded; without it, and as before, afterwards.
+
+    On a bfloat16 model the adapter's products are bfloat16 ones: in float32 these few took as long on a CPU as the
+    model's own. Nothing else is cast, and in float16, whose range is too small for gradients, nothing at all.
+    """
+    from peft.helpers import disable_input_dtype_casting
+
     device, random_state = subject.device, torch.get_rng_state()
     wrapped = _with_adapter(subject, recipe, seed)
     try:
-        yield wrapped
+        if subject.dtype == torch.bfloat16:
+            _multiply_in_the_inputs_dtype(wrapped)
+        with disable_input_dtype_casting(wrapped, active=subject.dtype == torch.bfloat16):
+            yield wrapped
     finally:
         wrapped.unload()
         subject.model.to(device).eval().requires_grad_(False)
         torch.set_rng_state(random_state)
+
+
+def _multiply_in_the_inputs_dtype(wrapped: Any) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    for layer in wrapped.modules():
+        if isinstance(layer, LoraLayer):
+            for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
+                factor.forward = partial(_product, factor)
+
+
+def _product(factor: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(given, factor.weight.to(given.dtype))
 
 
 def _with_adapter(subject: Subject, recipe: Recipe, seed: int) -> Any:
@@ -47,19 +70,6 @@ def _with_adapter(subject: Subject, recipe: Recipe, seed: int) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return wrapped
-
-
-@contextmanager
-def products_like(subject: Subject, model: Any) -> Iterator[None]:
-    """A model in half precision multiplies by its float32 adapter in its own dtype: in float32 the adapter's few
-    products take as long on a CPU as the model's own."""
-    from peft.helpers import disable_input_dtype_casting
-
-    with ExitStack() as stack:
-        if subject.dtype != torch.float32:
-            stack.enter_context(torch.autocast(subject.device.type, subject.dtype))
-            stack.enter_context(disable_input_dtype_casting(model))
-        yield
 
 
 @contextmanager

@@ -135,7 +135,8 @@ def training_key(
 ) -> str:
     """Digest of everything that decides a training, and of what is measured along the way."""
     watched = [watch.every, watch.key] if watch is not None else None
-    return digest([data.digest, asdict(recipe), seed, identity, under.state, watched])
+    products = ["bfloat16 products"] if identity.get("dtype") == "bfloat16" else []  # (once were float32 ones)
+    return digest([data.digest, asdict(recipe), seed, identity, under.state, watched, *products])
 
 
 def holds_training(folder: str | Path, key: str) -> bool:

@@ -17,7 +17,7 @@ from llm_persona.domain.store import read_json
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Tree
 from llm_persona.subject.steer import steered_by
-from llm_persona.training.adapted import adapted, products_like, quiet
+from llm_persona.training.adapted import adapted, quiet
 from llm_persona.training.along import MEASURED, Along, Watch
 from llm_persona.training.data import Prompts
 from llm_persona.training.held_out import loss_on
@@ -85,7 +85,6 @@ def train(
             with ExitStack() as stack:
                 for steer in under.steers:
                     stack.enter_context(steered_by(subject, steer))
-                stack.enter_context(products_like(subject, model))
                 loss = answer_loss(model, inputs, items, recipe.contrast)
             return (loss, None) if return_outputs else loss
 
