@@ -215,6 +215,23 @@ def main() -> None:
         return
     if given.counts is None:
         parser.error("give the file that --count wrote")
+    for name in (
+        "tflops",
+        "bandwidth",
+        "memory",
+        "link",
+        "utilisation",
+        "bandwidth_use",
+        "parallel",
+        "batch",
+        "batch_tokens",
+        "traits",
+        "adapters",
+    ):
+        if getattr(given, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if not given.counts.is_file():
+        parser.error(f"{given.counts}: no such file; give what --count wrote")
     machine = Machine(
         given.tflops * 1e12, given.bandwidth * 1e9, given.memory * 1e9, given.link * 1e9, given.gpu_price,
         given.utilisation, given.bandwidth_use, given.parallel, given.batch, given.batch_tokens,

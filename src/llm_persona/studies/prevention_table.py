@@ -104,11 +104,12 @@ def finding(result: dict[str, Any]) -> str:
     towards = f"{result['trait']} {result['pole']}"
     if shift is None:
         return "Nothing was scored under plain training: there is nothing to compare with."
-    over = f"({_span(shift['ci'], 1)} over {shift['n_seeds']} seeds)"
+    seeds = f"{shift['n_seeds']} seed{'' if shift['n_seeds'] == 1 else 's'}"
+    over = f"({_span(shift['ci'], 1)} over {seeds})"
     if shift["mean"] <= 0:
         return (
             f"Plain training moved {result['trait']} by {shift['mean']:+.1f} points {over} toward its {result['pole']} "
-            "pole, that is not at all: there is nothing to prevent, and shares prevented mean nothing here."
+            "pole, so away from it or not at all: there is nothing to prevent, and shares prevented mean nothing here."
         )
     start = f"Plain training moved {towards} by {shift['mean']:.1f} points {over}. "
     few = "" if shift["n_seeds"] >= 3 else " Fewer than three seeds: no interval, so indicative."

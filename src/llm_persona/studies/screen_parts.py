@@ -22,7 +22,7 @@ from llm_persona.subject.packing import Row
 from llm_persona.subject.smollm2 import cache_folder
 from llm_persona.training.data import Example, chat_rows
 
-PART = 200
+PART = 100
 """Rows between two savings; the texts of no more than these are in memory."""
 
 Numbered = tuple[int, Example]

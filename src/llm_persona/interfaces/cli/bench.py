@@ -10,7 +10,7 @@ from llm_persona.interfaces.cli.model_options import load_model, subject_options
 from llm_persona.interfaces.cli.result_file import json_option, output_checked, write_result
 
 if TYPE_CHECKING:
-    from llm_persona.studies.time_table import TimeTable
+    from llm_persona.studies.time_table import Part, TimeTable
 
 
 @click.command(epilog="Example: llm-persona bench --rounds 5 --json bench.json")
@@ -57,6 +57,12 @@ def bench(
     write_result(json_path, result)
 
 
+def _floor(part: Part) -> str:
+    if part.floor_seconds is not None:
+        return f"{part.floor_seconds:.1f}"
+    return "as it is" if part.stages else "none: overhead"
+
+
 def _show(folder: str, whole: TimeTable) -> None:
     from llm_persona.interfaces.cli.terminal import table
     from llm_persona.studies.timing import AT_MOST
@@ -69,7 +75,7 @@ def _show(folder: str, whole: TimeTable) -> None:
         ["work", "stages", "seconds", "share", "at its floor, s", "range"],
         [
             [p.kind, str(p.stages), f"{p.seconds:.1f}", f"{p.share:.0%}",
-             "as it is" if p.floor_seconds is None else f"{p.floor_seconds:.1f}", bounds(p.floor_range, 1)]
+             _floor(p), bounds(p.floor_range, 1)]
             for p in whole.parts
         ],
     )  # fmt: skip

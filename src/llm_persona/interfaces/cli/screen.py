@@ -51,6 +51,8 @@ def screen(
     plan = ScreenPlan(flag_at, direction, full_rows, max_new_tokens, labels)
     loaded = PersonaVector.load(vector)
     chosen = _layer(layer, loaded, vector)
+    if export_path == "-":
+        raise UserError("--export -: give a file's name; lines go to a file, only --json goes to standard output")
     if export_path is not None and Path(export_path).resolve() == Path(data).resolve():
         raise UserError(f"--export {export_path}: is the data file itself; choose another name")
     with output_checked(json_path, export_path), executor_from(cluster) as executor:
