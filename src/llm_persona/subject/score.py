@@ -57,7 +57,7 @@ def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | N
 
 def _log_probabilities(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Float32 log-probability [n] of one token a row of logits [n, vocabulary], a few rows at a time: the float32 copy
-    then stays in a core's cache (four times as fast), or takes no more of a device's memory than `AT_ONCE` says."""
+    then stays in a core's cache (four times as fast), and a device holds no second copy of all of them."""
     rows = max(1, (AT_ONCE_ON_CPU if logits.device.type == "cpu" else AT_ONCE) // logits.shape[1])
     found = []
     for part, tokens in zip(logits.split(rows), wanted.split(rows), strict=True):
