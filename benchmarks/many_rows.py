@@ -77,13 +77,14 @@ def evaluating(model: str, rows: int, folder: Path, _given: argparse.Namespace) 
 
 def screening(model: str, rows: int, folder: Path, given: argparse.Namespace) -> None:
     import numpy as np
+    from transformers import AutoConfig
 
     import llm_persona as lp
     from llm_persona.interfaces.cli.main import run
 
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    layers = config["num_hidden_layers"]
-    directions, norms = np.ones((layers, config["hidden_size"]), np.float32), np.ones(layers, np.float32)
+    config = AutoConfig.from_pretrained(model)
+    layers = config.num_hidden_layers
+    directions, norms = np.ones((layers, config.hidden_size), np.float32), np.ones(layers, np.float32)
     vector = lp.PersonaVector(directions, norms, {"trait": "openness"})
     vector.save(folder / "v.safetensors")
     with (folder / "chat.jsonl").open("w", encoding="utf-8") as stream:
@@ -100,7 +101,7 @@ def screening(model: str, rows: int, folder: Path, given: argparse.Namespace) ->
     ]
     wanted = ["--full-rows", str(given.full_rows), "--max-new-tokens", "8", "--json", str(folder / "screen.json")]
     wanted += ["--export", str(folder / "kept.jsonl"), *(["--labels", "bad"] if given.labels else [])]
-    assert run(["screen", "--model", model, "--dtype", "float32", *data, *wanted]) == 0
+    assert run(["screen", "--model", model, "--dtype", given.dtype, *data, *wanted]) == 0
 
 
 WORK = {"recording": recording, "evaluating": evaluating, "screening": screening}
@@ -127,6 +128,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", choices=list(WORK), default=list(WORK))
     parser.add_argument("--small", action="store_true", help="a model of 2 layers and width 32")
+    parser.add_argument("--model", type=Path, help="screening: a model's folder, in place of a random one")
+    parser.add_argument("--dtype", default="float32", help="screening: of that model")
     parser.add_argument("--labels", action="store_true", help="screening: judge by labels too")
     parser.add_argument("--full-rows", type=int, default=100, help="screening: rows with the full difference")
     parser.add_argument("--inside", nargs=3, metavar=("WHAT", "MODEL", "ROWS"), help=argparse.SUPPRESS)
@@ -138,12 +141,18 @@ def main() -> None:
             return
         for what in given.only:
             size = SMALL if given.small else (LAYERS[what], WIDTH)
-            model = str(save_model(folder / f"model-{what}", *size))
+            model = str(given.model or save_model(folder / f"model-{what}", *size))
             peaks = []
             for rows in (FEW, given.rows):
                 started = time.monotonic()
                 inside = [sys.executable, __file__, "--inside", what, model, str(rows)]
-                inside += ["--full-rows", str(given.full_rows), *(["--labels"] if given.labels else [])]
+                inside += [
+                    "--dtype",
+                    given.dtype,
+                    "--full-rows",
+                    str(given.full_rows),
+                    *(["--labels"] if given.labels else []),
+                ]
                 done = subprocess.run(inside, capture_output=True, text=True, check=True)
                 peaks.append(int(done.stdout.rsplit("PEAK", 1)[1]))
                 print(f"{what}: {rows} rows, peak {peaks[-1]} MiB, {time.monotonic() - started:.0f} s", flush=True)
