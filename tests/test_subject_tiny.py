@@ -88,7 +88,7 @@ def test_several_positions_are_recorded_at_every_layer_in_one_pass_over_the_rows
     assert list(found) == list(POSITIONS)
     assert len(passes) == once * (1 + len(POSITIONS))
     for position, acts in found.items():
-        np.testing.assert_array_equal(acts.values, single[position].values)
+        assert np.abs(acts.values - single[position].values).max() < 1e-6  # a larger product may round otherwise
         assert (acts.poles, acts.groups) == (single[position].poles, single[position].groups)
     assert not np.allclose(found["prompt_last"].values, found["response_mean"].values)
     with pytest.raises(UserError, match="no position was given"):

@@ -16,16 +16,18 @@ from llm_persona.domain.left_out import LeftOut, opening, questions
 from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import POLES
 from llm_persona.subject.blocks import block_output
+from llm_persona.subject.checked_rows import CheckedRows
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import room
-from llm_persona.subject.packing import BEYOND, Packed, Row, in_batches, readable
+from llm_persona.subject.packing import BEYOND, Packed, Row, in_batches
 from llm_persona.subject.reading import reading
 from llm_persona.subject.stopping import stopping_after
 
 Position = Literal["response_mean", "prompt_last", "prompt_mean"]
 POSITIONS: tuple[Position, ...] = ("response_mean", "prompt_last", "prompt_mean")
-RENDERED = 2000
-"""Rows whose tokens are in memory at once."""
+FIRST, RENDERED = 256, 2000
+"""Rows that are sorted by length and read together: few at first, since the model waits for their tokens, then those
+that were rendered meanwhile."""
 
 
 def record(
@@ -84,27 +86,49 @@ def record_positions(
     asked = list(range(subject.n_layers)) if layers is None else list(layers)
     if not asked or not all(0 <= layer < subject.n_layers for layer in asked):
         raise UserError(f"layers {asked}: give some of the subject's layers 0 to {subject.n_layers - 1}")
-    left = beyond_context(subject, rows)
-    if left:
-        missing = {entry.row for entry in left}
-        given, rows = len(rows), [row for number, row in enumerate(rows) if number not in missing]
-        said = f"{len(left)} of {given} rows left out: {len(questions(left))} questions have a row {_limit(subject)}"
-        if not rows:
-            raise TooLong(f"{said}; shorten them, or take a model that reads more")
-        warnings.warn(said, Shortfall, stacklevel=4)  # past the decorator and `record`
     values = {position: room((len(rows), len(asked), subject.hidden_size)) for position in wanted}
-    for part in _parts(rows):
+    plain = [Row(r.prompt, r.text, r.system) for r in rows]
+    with CheckedRows(subject, plain) as checked:
+        for part in _parts(rows):
+            fits = checked.up_to(part.stop)
+            missing = {entry.row for entry in _left_out(rows, fits)}
+            there = [number for number in range(part.start, part.stop) if number not in missing]
 
-        def keep(numbers: Sequence[int], pooled: np.ndarray, first: int = part.start) -> None:
-            places = [first + number for number in numbers]
-            for position, found in zip(wanted, pooled, strict=True):
-                values[position][places] = found
-            if progress is not None:
-                progress(len(numbers))
+            def keep(numbers: Sequence[int], pooled: np.ndarray, there: list[int] = there) -> None:
+                places = [there[number] for number in numbers]
+                for position, found in zip(wanted, pooled, strict=True):
+                    values[position][places] = found
+                checked.raise_fault()
+                if progress is not None:
+                    progress(len(numbers))
 
-        read_pooled(subject, [Row(r.prompt, r.text, r.system) for r in rows[part]], wanted, asked, keep)
+            if there:
+                read_pooled(subject, [plain[number] for number in there], wanted, asked, keep)
+        left = _left_out(rows, checked.up_to(len(rows)))
+    if left:
+        _say_left_out(subject, left, len(rows))
+        missing = {entry.row for entry in left}
+        kept = [number for number in range(len(rows)) if number not in missing]
+        values = {position: _taken(found, kept) for position, found in values.items()}
+        rows = [rows[number] for number in kept]
     poles, groups = [r.pole for r in rows], [r.group for r in rows]
     return {position: Activations(found, poles, groups, left) for position, found in values.items()}
+
+
+def _say_left_out(subject: Subject, left: Sequence[LeftOut], given: int) -> None:
+    said = f"{len(left)} of {given} rows left out: {len(questions(left))} questions have a row {BEYOND}"
+    said = f"{said} of {subject.max_length} tokens"
+    if len(left) == given:
+        raise TooLong(f"{said}; shorten them, or take a model that reads more")
+    warnings.warn(said, Shortfall, stacklevel=5)  # past this, the decorator and `record`
+
+
+def _taken(values: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Some rows of the values, a few at a time: they may lie in a file because memory does not hold them."""
+    found = room((len(rows), *values.shape[1:]))
+    for start in range(0, len(rows), FIRST):
+        found[start : start + FIRST] = values[rows[start : start + FIRST]]
+    return found
 
 
 @singledispatch
@@ -125,32 +149,24 @@ def read_pooled(
     in_batches(subject, rows, pool)
 
 
-def beyond_context(subject: Subject, rows: Sequence[Response]) -> tuple[LeftOut, ...]:
-    """The rows that `record` leaves out: those longer than the subject's context, and the rows of either pole to the
-    same questions.
-
-    Raises:
-        UserError: a row that cannot be rendered for another reason.
-    """
-    fits = readable(subject, [Row(r.prompt, r.text, r.system) for r in rows])
-    spoilt = {r.group for r, fit in zip(rows, fits, strict=True) if not fit and r.pole in POLES}
+def _left_out(rows: Sequence[Response], fits: Sequence[bool]) -> tuple[LeftOut, ...]:
+    """Of the rows of which it is known whether they fit, those longer than the subject's context, and the rows of
+    either pole to the same questions."""
+    spoilt = {r.group for r, fit in zip(rows, fits, strict=False) if not fit and r.pole in POLES}
     return tuple(
         LeftOut(number, str(r.group), r.pole, opening(r.prompt), BEYOND, not fit)
-        for number, (r, fit) in enumerate(zip(rows, fits, strict=True))
+        for number, (r, fit) in enumerate(zip(rows, fits, strict=False))
         if not fit or (r.pole in POLES and r.group in spoilt)
     )
 
 
-def _limit(subject: Subject) -> str:
-    return f"{BEYOND} of {subject.max_length} tokens"
-
-
 def _parts(rows: Sequence[Response]) -> Iterator[slice]:
-    """Consecutive parts of about `RENDERED` rows, cut between prompts, so that siblings still share theirs."""
+    """Consecutive parts of about `RENDERED` rows (the first: `FIRST`), cut between prompts, so that siblings still
+    share theirs."""
     start = 0
     for stop in range(1, len(rows) + 1):
         ends = stop == len(rows) or rows[stop].prompt != rows[stop - 1].prompt
-        if ends and (stop - start >= RENDERED or stop == len(rows)):
+        if ends and (stop - start >= (RENDERED if start else FIRST) or stop == len(rows)):
             yield slice(start, stop)
             start = stop
 

@@ -1,0 +1,116 @@
+"""The model works on the first rows while the rest are rendered; a row that cannot be rendered still stops it early."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from llm_persona.domain.errors import Shortfall, TooLong, UserError
+from llm_persona.domain.responses import Response
+from llm_persona.subject import checked_rows, record
+from llm_persona.subject.checked_rows import CheckedRows
+from llm_persona.subject.packing import Row
+
+SOON = 60
+"""Seconds after which a wait counts as one for ever."""
+WORDS = "abcdefgh"
+
+
+@pytest.fixture
+def in_small_parts(monkeypatch):
+    monkeypatch.setattr(record, "FIRST", 2)
+    monkeypatch.setattr(record, "RENDERED", 3)
+
+
+def _responses(count: int, long: tuple[int, ...] = ()) -> list[Response]:
+    texts = ["a " * 3000 if n in long else f"{WORDS[n % 5]} b" for n in range(count)]
+    return [Response(f"{WORDS[n % 8]} {n}", text, ("high", "low")[n % 2], n // 2) for n, text in enumerate(texts)]
+
+
+def test_the_first_rows_are_read_before_the_last_is_rendered(tiny, in_small_parts, monkeypatch):
+    read, render = threading.Event(), checked_rows.render_rows
+    waited = []
+
+    def rendered(subject, rows):
+        if rows[0].prompt.endswith(" 9"):
+            waited.append(read.wait(SOON))
+        return render(subject, rows)
+
+    monkeypatch.setattr(checked_rows, "render_rows", rendered)
+    found = record.record(tiny, _responses(10), progress=lambda _count: read.set())
+    assert waited == [True]
+    assert len(found) == 10
+
+
+def test_parts_give_the_numbers_of_one_pass(tiny, in_small_parts):
+    rows = _responses(11)
+    parts = record.record(tiny, rows).values
+    with pytest.MonkeyPatch.context() as whole:
+        whole.setattr(record, "FIRST", 100)
+        assert np.abs(record.record(tiny, rows).values - parts).max() < 1e-5
+
+
+def test_a_row_that_cannot_be_rendered_stops_the_work_before_its_turn(tiny, in_small_parts, monkeypatch):
+    rows = [*_responses(12), Response("x", " ", "high", 99)]
+    checking = threading.Event()
+    check = CheckedRows._check
+
+    def checked(self):
+        check(self)
+        checking.set()
+
+    monkeypatch.setattr(CheckedRows, "_check", checked)
+    batches = []
+    plain = record.read_pooled.dispatch(type(tiny))
+
+    def slow(subject, given, positions, layers, keep):
+        assert checking.wait(SOON)  # the thread is through while the model reads the first part
+        plain(subject, given, positions, layers, keep)
+
+    monkeypatch.setattr(record, "read_pooled", slow)
+    with pytest.raises(UserError, match="row 12: a response is empty"):
+        record.record(tiny, rows, progress=batches.append)
+    assert batches == []
+
+
+def test_what_a_template_raises_reaches_the_caller_and_no_thread_stays(tiny, monkeypatch):
+    def refuse(_subject, _rows):
+        raise KeyError("strange")
+
+    monkeypatch.setattr(checked_rows, "render_rows", refuse)
+    before = threading.active_count()
+    with pytest.raises(KeyError, match="strange"):
+        record.record(tiny, _responses(4))
+    assert threading.active_count() == before
+
+
+def test_a_question_whose_long_row_comes_late_is_left_out_whole(tiny, in_small_parts):
+    rows = _responses(10, long=(9,))
+    rows[0] = Response(rows[0].prompt, rows[0].text, "high", rows[9].group)  # read long before row 9 is known
+    with pytest.warns(Shortfall, match="3 of 10 rows left out: 1 questions"):
+        found = record.record(tiny, rows)
+    assert [(entry.row, entry.itself) for entry in found.left_out] == [(0, False), (8, False), (9, True)]
+    kept = found.kept(rows)
+    assert np.abs(record.record(tiny, kept).values - found.values).max() < 1e-5
+    assert list(found.groups) == [row.group for row in kept]
+
+
+def test_nothing_is_left_where_every_row_is_too_long(tiny, in_small_parts):
+    with pytest.raises(TooLong, match="4 of 4 rows left out"):
+        record.record(tiny, _responses(4, long=(0, 1, 2, 3)))
+
+
+def test_the_thread_keeps_the_system_turn_under_which_it_began(tiny, monkeypatch):
+    """A condition may end while rows are still rendered."""
+    seen, render = [], checked_rows.render_rows
+    monkeypatch.setattr(checked_rows, "render_rows", lambda s, rows: seen.append(rows[0].system) or render(s, rows))
+    tiny.system = "be brief"
+    try:
+        checked = CheckedRows(tiny, [Row("a", "b"), Row("a", "c", "be long")])
+    finally:
+        tiny.system = None
+    with checked:
+        assert checked.up_to(2) == [True, True]
+    assert seen == ["be brief", "be long"]
