@@ -307,3 +307,12 @@ def test_vllm_is_given_the_cores_that_this_process_may_use_and_reports_nothing(m
     assert os.environ["OMP_NUM_THREADS"] == str(len(cores))
     assert os.environ["VLLM_PLUGINS"] == "mine,activations"
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("processes", "bound"), [(1, "2,3,5"), (2, "2,5|3"), (3, "2|3|5"), (4, "2|3|5|2")],
+)  # fmt: skip
+def test_processes_that_share_a_model_share_out_the_cores(processes, bound):
+    from llm_persona.subject.engines import vllm_load
+
+    assert vllm_load.bound([2, 3, 5], processes) == bound

@@ -131,12 +131,19 @@ def _settle(kind: str) -> None:
     }
     if kind == "cpu":  # left to itself it takes one core
         cores = sorted(os.sched_getaffinity(0))[: int(os.environ.get("OMP_NUM_THREADS", "0")) or None]
-        defaults |= {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)), "OMP_NUM_THREADS": str(len(cores))}
+        defaults |= {"VLLM_CPU_OMP_THREADS_BIND": bound(cores, tensor_parallel()), "OMP_NUM_THREADS": str(len(cores))}
         # the sampler would compile its counting of ranks: minutes of work, and a compiler that may not be there
         defaults["TORCH_COMPILE_DISABLE"] = "1"
         defaults["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = "3600"  # a busy machine is no dead one
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def bound(cores: list[int], processes: int) -> str:
+    """Which cores each of the processes that share a model computes on, in vLLM's notation: dealt out in turn, and used
+    by several where there are fewer cores than processes."""
+    dealt = [cores[number::processes] or [cores[number % len(cores)]] for number in range(processes)]
+    return "|".join(",".join(map(str, own)) for own in dealt)
 
 
 def _tokenizer(source: str, revision: str) -> Any:
