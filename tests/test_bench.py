@@ -13,6 +13,7 @@ from llm_persona.interfaces.cli.main import run
 from llm_persona.studies import bench_jobs
 from llm_persona.studies.bench import bench
 from llm_persona.studies.timing import Comparison, measure
+from llm_persona.subject.load import load_subject
 
 STEADY = Comparison("steady", "times", lambda n: sum(range(1000)), lambda n: sum(range(1000)), at_least=0)
 
@@ -50,8 +51,8 @@ def test_a_ceiling_divides_our_time_by_that_of_the_plain_way_gone_several_times(
 
 def test_what_the_plain_ways_repetitions_have_in_common_counts_once():
     clock = Clock()
-    ours, plain, once = clock.job(lambda n: 5.0), clock.job(lambda n: 2.0), clock.job(lambda n: 1.0)
-    found = measure(Comparison("x", "over", ours, plain, at_most=1.15, times=4, once=once), 2, clock)
+    ours, plain, common = clock.job(lambda n: 5.0), clock.job(lambda n: 2.0), clock.job(lambda n: 1.0)
+    found = measure(Comparison("x", "over", ours, plain, at_most=1.15, times=4, beside=[(-3, common)]), 2, clock)
     assert found.plain_seconds == 4 * 2.0 - 3 * 1.0
     assert (found.ratio, found.holds) == (1.0, True)
 
@@ -69,11 +70,19 @@ def test_the_two_ways_take_turns_at_going_first():
     assert went == ["p", "o", "o", "p", "p", "o", "o", "p"]
 
 
-def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tiny):
-    found = list(bench(tiny, rounds=1, items=2))
+def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tmp_path):
+    found = list(bench(load_subject(str(save_tiny_model(tmp_path)), dtype="float32"), rounds=1, items=2))
     assert [t.name for t in found][-1] == "exported checkpoint"
-    assert len(found) == 9
-    assert all(t.ours_seconds > 0 and t.plain_seconds > 0 for t in found)
+    assert len(found) == 11
+    assert all(t.ours_seconds > 0 for t in found)
+
+
+def test_letters_that_a_model_cannot_read_are_said_and_cost_no_other_timing(tiny):
+    """Its context ends before the first prompt with four options does."""
+    with pytest.warns(Shortfall, match="TRAIT, choice is not timed: its prompts are longer than the 512 tokens"):
+        names = [t.name for t in bench(tiny, rounds=1, items=2)]
+    assert len(names) == 9
+    assert not any("choice" in name for name in names)
 
 
 def unable(error):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.item_sources import load_items
-from llm_persona.studies.bench_jobs import Rotation, comparisons, exported_comparison, training_comparison
+from llm_persona.studies.bench_jobs import comparisons, exported_comparison, training_comparison
+from llm_persona.studies.rotation import Rotation
 from llm_persona.studies.timing import Timing, measure
 from llm_persona.subject.load import Subject
 from llm_persona.subject.rendered_once import of_tokenizer

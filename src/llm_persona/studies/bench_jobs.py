@@ -5,55 +5,40 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from llm_persona.analysis.vectors import PersonaVector, fit
+from llm_persona.analysis.vectors import fit
 from llm_persona.domain.condition import Condition, Steer
 from llm_persona.domain.errors import Shortfall, UserError, one_line
-from llm_persona.domain.items import OPTIONS, Item, Items
+from llm_persona.domain.items import OPTIONS, Item
 from llm_persona.domain.responses import Response, labelled
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies.bench_doses import dose_comparisons
+from llm_persona.studies.bench_forwards import letters_fit, option_rows, orders, up_to, with_logits
+from llm_persona.studies.rotation import Rotation
 from llm_persona.studies.timing import AT_MOST, Comparison
 from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject, load_subject
-from llm_persona.subject.logits import logits_at
 from llm_persona.subject.memory import is_out_of_memory
 from llm_persona.subject.one_at_a_time import letters, likelihoods, response_means
-from llm_persona.subject.packing import Row, in_batches
+from llm_persona.subject.packing import Row
 from llm_persona.subject.placement import is_spread
-from llm_persona.subject.reading import reading
 from llm_persona.subject.record import record
-from llm_persona.subject.reuse import reusing_below
-from llm_persona.subject.stopping import stopping_after
+from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.training.bare_steps import bare_steps
 from llm_persona.training.data import TrainingData, from_items
 from llm_persona.training.finetune import finetune
 from llm_persona.training.recipe import PERSONA
 
-DOSES = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
 NEW_TOKENS = 32
 SAME_TEXT = 1e-6
 """A dose that changes no answer, so that both sides of the comparison write the same tokens."""
 AGREE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """How far the two ways may differ in mean log-probability (batches round differently)."""
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """A different stretch of the bank each round."""
-
-    bank: Items
-    count: int
-
-    def __call__(self, number: int) -> list[Item]:
-        """The items of a round."""
-        return [self.bank[(number * self.count + k) % len(self.bank)] for k in range(self.count)]
 
 
 def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
@@ -64,7 +49,8 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
     return [
         Comparison(
             "recording, against a bare forward", "share of the bare forward's speed, same batches",
-            lambda n: record(subject, _alone(rotation(n))), lambda n: _bare(subject, _alone(rotation(n))),
+            lambda n: record(subject, _alone(rotation(n))),
+            lambda n: up_to(subject, _rows(_alone(rotation(n))), subject.n_layers - 1),
             at_least=0.95,
         ),
         Comparison(
@@ -75,30 +61,34 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
         Comparison(
             "TRAIT, likelihood, against a bare forward", "time over that of the forward and its logits, same batches",
             lambda n: TraitBenchmark(rotation(n)).measure(subject),
-            lambda n: _logits(subject, _option_rows(rotation(n))), at_most=AT_MOST,
+            lambda n: with_logits(subject, option_rows(rotation(n))), at_most=AT_MOST,
         ),
         Comparison(
             "TRAIT, likelihood", "times as fast as one prompt at a time",
             lambda n: TraitBenchmark(rotation(n)).measure(subject),
-            lambda n: likelihoods(subject, _option_rows(rotation(n))), at_least=3.0,
+            lambda n: likelihoods(subject, option_rows(rotation(n))), at_least=3.0,
         ),
-        Comparison(
-            "TRAIT, choice", "times as fast as one prompt at a time",
-            lambda n: TraitBenchmark(rotation(n), "choice").measure(subject),
-            lambda n: letters(subject, TraitBenchmark(rotation(n), "choice").prompts()), at_least=1.5,
-        ),
-        Comparison(
-            # (what a measurement itself takes over its forward, the comparison above says)
-            f"{len(DOSES)} doses at layer {layer}", "time over that of the work that differs",
-            lambda n: _sweep(subject, vector, layer, rotation(n)),
-            lambda n: TraitBenchmark(rotation(n)).measure(subject), at_most=1.15,
-            times=len(DOSES), once=lambda n: _below(subject, _option_rows(rotation(n)), layer),
-        ),
+        *_choice(subject, rotation),
+        *dose_comparisons(subject, vector, rotation),
         Comparison(
             "steered generation", "time over that of unsteered, same text",
             lambda n: _write(subject, rotation(n), Condition(steers=(Steer(vector, layer, dose=SAME_TEXT),))),
             lambda n: _write(subject, rotation(n), Condition()), at_most=1.03,
         ),
+    ]  # fmt: skip
+
+
+def _choice(subject: Subject, rotation: Rotation) -> list[Comparison]:
+    """Letters, where the model reads their prompts."""
+    if not letters_fit(subject, rotation):
+        _untimed("TRAIT, choice", f"its prompts are longer than the {subject.max_length} tokens the model reads")
+        return []
+    return [
+        Comparison(
+            "TRAIT, choice", "times as fast as one prompt at a time",
+            lambda n: TraitBenchmark(rotation(n), "choice").measure(subject),
+            lambda n: letters(subject, orders(rotation(n))), at_least=1.5,
+        )
     ]  # fmt: skip
 
 
@@ -111,40 +101,6 @@ def _rows(responses: Sequence[Response]) -> list[Row]:
     return [Row(r.prompt, r.text, r.system) for r in responses]
 
 
-def _option_rows(items: Sequence[Item]) -> list[Row]:
-    return [Row(item.prompt, item.responses[name]) for item in items for name in OPTIONS]
-
-
-@torch.no_grad()
-def _bare(subject: Subject, responses: Sequence[Response]) -> None:
-    """The decoder over the same batches, nothing kept, rendering included: the floor of recording."""
-    _below(subject, _rows(responses), subject.n_layers - 1)
-
-
-@torch.no_grad()
-def _below(subject: Subject, rows: Sequence[Row], layer: int) -> None:
-    """The decoder over the rows' batches up to a layer, nothing kept: what doses at that layer have in common."""
-
-    def forward(packed: Any) -> None:
-        with reading(subject, packed.responses), stopping_after(subject, layer):
-            subject.decoder(**packed.inputs, use_cache=False)
-
-    in_batches(subject, rows, forward)
-
-
-@torch.no_grad()
-def _logits(subject: Subject, rows: Sequence[Row]) -> None:
-    """The model over the rows' batches, with logits where a response's tokens are predicted, nothing made of them."""
-
-    def forward(packed: Any) -> None:
-        places = [(s[0], t) for s in packed.spans for t in (s[4], *range(s[2], s[3] - 1))]
-        sequences, tokens = torch.tensor(places, device=subject.device).T
-        with reading(subject, packed.responses):
-            logits_at(subject.model, packed.inputs, sequences, tokens)
-
-    in_batches(subject, rows, forward)
-
-
 def _high(items: Sequence[Item]) -> TrainingData:
     return from_items(items, "high")
 
@@ -152,13 +108,6 @@ def _high(items: Sequence[Item]) -> TrainingData:
 def _train(subject: Subject, items: Sequence[Item]) -> None:
     with tempfile.TemporaryDirectory() as place:
         finetune(subject, _high(items), Path(place) / "adapter", PERSONA)
-
-
-def _sweep(subject: Subject, vector: PersonaVector, layer: int, items: Sequence[Item]) -> None:
-    with reusing_below(subject, layer):
-        for dose in DOSES:
-            with subject.under(Condition(steers=(Steer(vector, layer, dose=dose),))):
-                TraitBenchmark(items).measure(subject)
 
 
 def _write(subject: Subject, items: Sequence[Item], condition: Condition) -> None:
@@ -179,7 +128,7 @@ def _agree(subject: Subject, items: Sequence[Item]) -> None:
     if far > limit:
         raise RuntimeError(f"bench: recording and one text at a time differ by {far:.2g} of the largest activation")
     rows = TraitBenchmark(items).measure(subject).rows
-    means = [float(x.mean()) for x in likelihoods(subject, _option_rows(items))]
+    means = [float(x.mean()) for x in likelihoods(subject, option_rows(items))]
     ours_means = [row["logprobs"][name] for row in rows for name in OPTIONS]
     far = max(abs(a - b) for a, b in zip(ours_means, means, strict=True))
     if far > limit:
@@ -222,8 +171,12 @@ def exported_comparison(subject: Subject, rotation: Rotation, folder: Path) -> C
             raise
         _untimed("the exported checkpoint", one_line(str(error), 200))  # (a second model may have no room here)
         return None
+
+    def written(number: int) -> None:
+        of_tokenizer(made.tokenizer).forget()  # a tokenizer of its own, whose texts nobody else makes it forget
+        _write(made, rotation(number), Condition())
+
     return Comparison(
         "exported checkpoint", "time over that of unsteered generation, same text",
-        lambda n: _write(made, rotation(n), Condition()), lambda n: _write(subject, rotation(n), Condition()),
-        at_most=1.03,
+        written, lambda n: _write(subject, rotation(n), Condition()), at_most=1.03,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ class Comparison:
     at_most: float | None = None
     times: int = 1
     """How often the plain way would be gone: its time counts so often,"""
-    once: Callable[[int], Any] | None = None
-    """but for this part of it, timed beside it, which counts once."""
+    beside: Sequence[tuple[int, Callable[[int], Any]]] = ()
+    """and to that come these jobs' times, each so often (below zero: what the repetitions have in common)."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def measure(
             begun = clock()
             ways[way](number)
             took[way] = clock() - begun
-        shared = 0.0
-        if comparison.once is not None:
+        plain = comparison.times * took["plain"]
+        for times, job in comparison.beside:
             before()
             begun = clock()
-            comparison.once(number)
-            shared = clock() - begun
+            job(number)
+            plain += times * (clock() - begun)
         if number:
-            pairs.append((took["ours"], comparison.times * took["plain"] - (comparison.times - 1) * shared))
+            pairs.append((took["ours"], plain))
     upward = comparison.at_least is not None
     ratios = [plain / ours if upward else ours / plain for ours, plain in pairs]
     ratio = statistics.median(ratios)
