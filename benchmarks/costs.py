@@ -1,16 +1,18 @@
-"""What a study costs on paper: counted tokens, stated rates, and the bottleneck at each size of model.
+"""What a study costs on paper: counted tokens, measured rates, and the bottleneck at each size of model.
 
 Usage:
   python benchmarks/costs.py --count counts.json        # run a study and an audit of a tiny random model; count tokens
-  python benchmarks/costs.py counts.json [--gpu-price 3] [--utilisation .4] ...
+  python benchmarks/costs.py counts.json [--gpu-price 2] [--gpu-flops 989] ...
+  python benchmarks/costs.py counts.json --rates RATES.json    # at your machine's rates (benchmarks/block_rates.py)
 
 Counting: a tiny random model with the default model's tokenizer goes through a real study (`--preset`, two traits) and
 a real audit of one adapter. Every token that enters a block's feed-forward is counted, so shared prompts and shared
 layers count once, as they are computed once, and padding counts. The random model never ends an answer, so answers have
 their full length: an upper bound.
 
-Rates are published or assumed, each an option. Operations a token: 2 x parameters read or written, 4 x trained (LoRA:
-forward, and back to the activations; the weights' own gradients are not needed).
+Rates of GPUs are what others measured and published (gpu_rates.py), as shares of a card's peaks, so that another card's
+peaks may be given. Operations a token: 2 x parameters read or written, 4 x trained (LoRA: forward, and back to the
+activations; the weights' own gradients are not needed).
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import json
 import math
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from gpu_rates import A100, Gpu, Shares, shares
 
 TRAITS = ["openness", "machiavellianism"]
 LAYERS = 30
@@ -44,16 +48,12 @@ SIZES = (Size("7B", 7.6e9, 28, 4 * 128), Size("70B", 70.6e9, 80, 8 * 128))  # as
 
 @dataclass(frozen=True)
 class Machine:
-    """Published peaks of one GPU, and what is assumed of their use. Default: an H100 SXM's data sheet."""
+    """A GPU, what share of its peaks is had, what it costs an hour, and what a whole study takes over its parts."""
 
-    flops: float
-    bandwidth: float
-    memory: float
-    link: float
+    gpu: Gpu
+    shares: Shares
     price: float
-    utilisation: float
-    bandwidth_use: float
-    parallel: float
+    overhead: float
     batch: int
     batch_tokens: int
 
@@ -161,35 +161,50 @@ def works(found: dict[str, Any], traits: int, adapters: int) -> list[Work]:
 
 def cost(work: Work, size: Size, gpus: int, machine: Machine) -> dict[str, Any]:
     """Hours, memory a GPU, money, and what takes most of the time."""
+    gpu, had = machine.gpu, machine.shares
     weights = 2 * size.parameters
     kept = 2 * 2 * size.layers * size.key_value * machine.batch * 1024  # keys and values of 1,024 tokens an answer
-    working = 0.1 * machine.memory  # activations of a batch, the runtime
-    needed = math.ceil((weights + kept + working) / machine.memory)
+    working = 0.1 * gpu.memory  # activations of a batch, the runtime
+    needed = math.ceil((weights + kept + working) / gpu.memory)
     group = 1 if needed == 1 else min(gpus, 1 << (needed - 1).bit_length())  # GPUs that hold one copy of the model
     copies = max(1, gpus // group)
     offloaded = needed > gpus
-    rate = machine.flops * machine.utilisation * group * (machine.parallel if group > 1 else 1.0)
-    band = machine.bandwidth * machine.bandwidth_use * group * (machine.parallel if group > 1 else 1.0)
+    reading, writing = (had.reading_spread, had.writing_spread) if group > 1 else (had.reading, had.writing)
     steps = work.written / machine.batch
     seconds = {
-        "arithmetic of reading": 2 * size.parameters * work.read / rate,
-        "weights read in writing": steps * (weights + kept / 2) / band,
-        "arithmetic of training": 4 * size.parameters * work.trained / rate,
+        "arithmetic of reading": 2 * size.parameters * work.read / (gpu.flops * reading * group),
+        "weights read in writing": steps * (weights + kept / 2) / (gpu.bandwidth * writing * group),
+        "arithmetic of training": 4 * size.parameters * work.trained / (gpu.flops * had.training * group),
     }
     if offloaded:
         passes = (work.read + 2 * work.trained) / machine.batch_tokens + steps
-        seconds = {"weights over the host's link": passes * (weights - 0.8 * machine.memory) / machine.link} | seconds
+        seconds = {"weights over the host's link": passes * (weights - 0.8 * gpu.memory) / gpu.link} | seconds
     waves = math.ceil(work.pieces / copies) * copies / work.pieces  # workers that wait for the last piece
-    hours = sum(seconds.values()) / copies * waves / 3600
-    name, most = max(seconds.items(), key=lambda pair: pair[1])
+    hours = sum(seconds.values()) / copies * waves * machine.overhead / 3600
     return {
         "hours": hours,
         "gpu_hours": hours * gpus,
-        "memory": weights / group if not offloaded else machine.memory,
+        "memory": weights / group if not offloaded else gpu.memory,
         "copies": copies,
         "money": hours * gpus * machine.price,
-        "bottleneck": f"{name} ({100 * most / sum(seconds.values()):.0f}%)",
+        "bottleneck": _most(seconds),
     }
+
+
+def cost_here(work: Work, size: Size, rates: dict[str, Any], overhead: float) -> dict[str, Any]:
+    """Hours at rates that `block_rates.py` measured, blocks times a block's, if there is memory for the model."""
+    block = rates["sizes"][size.name]["median"]
+    seconds = {
+        "reading": size.layers * block["read"] * work.read,
+        "writing": size.layers * block["step"] * work.written / rates["answers"],
+        "training": size.layers * block["trained"] * work.trained,
+    }
+    return {"hours": sum(seconds.values()) * overhead / 3600, "bottleneck": _most(seconds)}
+
+
+def _most(seconds: dict[str, float]) -> str:
+    name, most = max(seconds.items(), key=lambda pair: pair[1])
+    return f"{name} ({100 * most / sum(seconds.values()):.0f}%)"
 
 
 def main() -> None:
@@ -199,15 +214,17 @@ def main() -> None:
     parser.add_argument("--preset", default="quick", choices=["smoke", "quick", "full"], help="--count: of which study")
     parser.add_argument("--traits", type=int, default=8)
     parser.add_argument("--adapters", type=int, default=100)
-    parser.add_argument("--tflops", type=float, default=989, help="dense bfloat16 peak of a GPU (H100 SXM data sheet)")
-    parser.add_argument("--bandwidth", type=float, default=3350, help="GB/s of its memory (H100 SXM data sheet)")
-    parser.add_argument("--memory", type=float, default=80, help="GB of its memory")
-    parser.add_argument("--link", type=float, default=64, help="GB/s to the host (PCIe 5.0 x16, one way)")
-    parser.add_argument("--gpu-price", type=float, default=3.0, help="money a GPU-hour (assumed)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is had (assumed)")
-    parser.add_argument("--bandwidth-use", type=float, default=0.6, help="share of the bandwidth (assumed)")
-    parser.add_argument("--parallel", type=float, default=0.7, help="efficiency of a model spread over GPUs (assumed)")
-    parser.add_argument("--batch", type=int, default=64, help="answers written at once")
+    parser.add_argument("--rates", type=Path, help="of your machine, as block_rates.py wrote them")
+    parser.add_argument("--gpu-flops", type=float, default=A100.flops / 1e12, help="TFLOP/s in 16 bits, dense (A100)")
+    parser.add_argument("--gpu-bandwidth", type=float, default=A100.bandwidth / 1e9, help="GB/s of its memory")
+    parser.add_argument("--gpu-memory", type=float, default=A100.memory / 1e9, help="GB of it")
+    parser.add_argument(
+        "--gpu-link", type=float, default=A100.link / 1e9, help="GB/s to the host (PCIe 4.0 x16, one way)"
+    )
+    parser.add_argument("--gpu-price", type=float, default=2.0, help="money a GPU-hour (assumed)")
+    parser.add_argument("--overhead", type=float, default=1.12, help="a whole study over the floors of its parts, as "
+                        "`bench --run` measured it on a CPU")  # fmt: skip
+    parser.add_argument("--batch", type=int, default=64, help="answers written at once (the published rate's)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens read at once")
     given = parser.parse_args()
     if given.count is not None:
@@ -215,32 +232,27 @@ def main() -> None:
         return
     if given.counts is None:
         parser.error("give the file that --count wrote")
-    for name in (
-        "tflops",
-        "bandwidth",
-        "memory",
-        "link",
-        "utilisation",
-        "bandwidth_use",
-        "parallel",
-        "batch",
-        "batch_tokens",
-        "traits",
-        "adapters",
-    ):
-        if getattr(given, name) <= 0:
+    for name, value in vars(given).items():
+        if isinstance(value, (int, float)) and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
-    if not given.counts.is_file():
-        parser.error(f"{given.counts}: no such file; give what --count wrote")
-    machine = Machine(
-        given.tflops * 1e12, given.bandwidth * 1e9, given.memory * 1e9, given.link * 1e9, given.gpu_price,
-        given.utilisation, given.bandwidth_use, given.parallel, given.batch, given.batch_tokens,
-    )  # fmt: skip
+    for path in (given.counts, given.rates):
+        if path is not None and not path.is_file():
+            parser.error(f"{path}: no such file; give what --count, or for --rates block_rates.py, wrote")
     found = json.loads(given.counts.read_text(encoding="utf-8"))
     asked = works(found, given.traits, given.adapters)
     for work in asked:
         print(f"{work.name}: {work.read / 1e6:.1f} M tokens read, {work.written / 1e6:.2f} M written, "
               f"{work.trained / 1e6:.2f} M trained")  # fmt: skip
+    if given.rates is not None:
+        table_here(asked, json.loads(given.rates.read_text(encoding="utf-8")), given.overhead)
+    else:
+        gpu = Gpu("", given.gpu_flops * 1e12, given.gpu_bandwidth * 1e9, given.gpu_memory * 1e9, given.gpu_link * 1e9)
+        table(asked, Machine(gpu, shares(), given.gpu_price, given.overhead, given.batch, given.batch_tokens))
+
+
+def table(asked: list[Work], machine: Machine) -> None:
+    """Print the shares that were had, and a row for each work, size and number of GPUs."""
+    print(f"shares of the peaks: {json.dumps({k: round(v, 2) for k, v in asdict(machine.shares).items()})}")
     heads = ["Work", "Model", "GPUs", "Copies", "GB of weights a GPU", "Hours", "GPU-hours", "Money", "Bottleneck"]
     print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for work in asked:
@@ -250,6 +262,15 @@ def main() -> None:
                 cells = [work.name, size.name, gpus, row["copies"], f"{row['memory'] / 1e9:.0f}"]
                 cells += [f"{row[key]:.3g}" for key in ("hours", "gpu_hours", "money")]
                 print(f"| {' | '.join(map(str, cells))} | {row['bottleneck']} |")
+
+
+def table_here(asked: list[Work], rates: dict[str, Any], overhead: float) -> None:
+    """Print a row for each work and each size that was measured."""
+    print(f"measured on: {rates['machine']}\n\n| Work | Model | Hours | Bottleneck |\n|---|---|---|---|")
+    for work in asked:
+        for size in (s for s in SIZES if s.name in rates["sizes"]):
+            row = cost_here(work, size, rates, overhead)
+            print(f"| {work.name} | {size.name} | {row['hours']:.3g} | {row['bottleneck']} |")
 
 
 if __name__ == "__main__":

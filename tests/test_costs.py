@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from costs import Machine, Size, Work, cost, works
+from costs import Machine, Size, Work, cost, cost_here, works
+from gpu_rates import Gpu, Shares, shares
 
 MACHINE = Machine(
-    flops=1e15, bandwidth=4e12, memory=80e9, link=50e9, price=2.0, utilisation=0.5, bandwidth_use=0.5, parallel=0.5,
-    batch=10, batch_tokens=1000,
+    Gpu("", flops=1e15, bandwidth=4e12, memory=80e9, link=50e9),
+    Shares(reading=0.5, reading_spread=0.25, writing=0.5, writing_spread=0.25, training=0.25),
+    price=2.0, overhead=1.0, batch=10, batch_tokens=1000,
 )  # fmt: skip
 SMALL, LARGE = Size("10B", 10e9, 1, 1), Size("70B", 70e9, 1, 1)
 
 
-def test_reading_is_two_operations_a_parameter_at_the_assumed_rate():
+def test_reading_is_two_operations_a_parameter_at_the_share_of_the_peak_that_is_had():
     row = cost(Work("w", read=1e9, written=0, trained=0, pieces=1, answer=8), SMALL, 1, MACHINE)
     assert row["hours"] == pytest.approx(2 * 10e9 * 1e9 / 0.5e15 / 3600)
     assert row["money"] == pytest.approx(2 * row["hours"])
     assert row["bottleneck"] == "arithmetic of reading (100%)"
 
 
-def test_training_takes_twice_the_operations_and_writing_reads_the_weights_once_a_batch():
+def test_training_takes_twice_the_operations_at_its_own_share_and_writing_reads_the_weights_once_a_batch():
     trained = cost(Work("w", 0, 0, 1e9, 1, 8), SMALL, 1, MACHINE)["hours"]
-    assert trained == pytest.approx(2 * cost(Work("w", 1e9, 0, 0, 1, 8), SMALL, 1, MACHINE)["hours"])
+    assert trained == pytest.approx(4 * cost(Work("w", 1e9, 0, 0, 1, 8), SMALL, 1, MACHINE)["hours"])
     written = cost(Work("w", 0, 1e6, 0, 1, 8), SMALL, 1, MACHINE)
     assert written["hours"] == pytest.approx(1e5 * 20e9 / 2e12 / 3600, rel=1e-3)
     assert written["bottleneck"].startswith("weights read in writing")
@@ -62,3 +64,20 @@ def test_what_grows_with_pairs_of_traits_grows_with_their_square():
     assert study.trained == 2 * 4
     assert sweep.read == 4 * 5 + 3 * 4 * 7
     assert sweep.trained == 3 * 1
+
+
+def test_published_rates_become_shares_of_the_peaks_and_give_the_published_times_back():
+    had = shares()
+    assert 2 * 6.74e9 * 2048 / (had.reading * 312e12) == pytest.approx(0.133)
+    assert 2 * 69e9 * 2048 / (had.reading_spread * 4 * 312e12) == pytest.approx(0.377)
+    # 64 answers of 128 tokens at 3,486 a second, of which reading the prompts takes 64 * 128 tokens' share
+    step = (64 * 128 / 3486 - 64 * 128 / 2048 * 0.133) / 128
+    assert (2 * 6.74e9 + 64 * 192 * 524288) / (had.writing * 2039e9) == pytest.approx(step)
+    assert pytest.approx(had.training * 989e12 / (4 * 70.6e9)) == 608.42
+
+
+def test_a_machine_s_own_rates_count_a_block_s_seconds_for_every_block():
+    rates = {"answers": 10, "sizes": {"10B": {"median": {"read": 1e-3, "step": 0.5, "trained": 2e-3}}}}
+    row = cost_here(Work("w", 1000, 20, 100, 1, 8), Size("10B", 10e9, 30, 1), rates, overhead=1.5)
+    assert row["hours"] == pytest.approx(1.5 * 30 * (1.0 + 1.0 + 0.2) / 3600)
+    assert row["bottleneck"] in ("reading (45%)", "writing (45%)")
