@@ -108,9 +108,26 @@ def test_the_thread_keeps_the_system_turn_under_which_it_began(tiny, monkeypatch
     monkeypatch.setattr(checked_rows, "render_rows", lambda s, rows: seen.append(rows[0].system) or render(s, rows))
     tiny.system = "be brief"
     try:
-        checked = CheckedRows(tiny, [Row("a", "b"), Row("a", "c", "be long")])
+        checked = CheckedRows(tiny, [Row("a", "b"), Row("a", "c", "be long")], [0, 1])
     finally:
         tiny.system = None
     with checked:
         assert checked.up_to(2) == [True, True]
     assert seen == ["be brief", "be long"]
+
+
+def test_answers_to_one_prompt_share_it_though_they_come_instruction_by_instruction(tiny, in_small_parts):
+    """Three instructions' answers to four questions: more than a part, and no two answers to a question adjacent."""
+    asked = ["a b c d e f g h " * 4 + str(n) for n in range(4)]
+    rows = [Response(prompt, f"{WORDS[k]} b", ("high", "low")[k % 2], prompt) for k in range(3) for prompt in asked]
+    read = []
+    hook = tiny.decoder.register_forward_pre_hook(
+        lambda _module, _args, given: read.append(given["input_ids"].shape), with_kwargs=True
+    )
+    try:
+        together = record.record(tiny, rows)
+    finally:
+        hook.remove()
+    assert sum(shape[0] for shape in read) == len(asked)
+    alone = np.concatenate([record.record(tiny, [row]).values for row in rows])
+    assert np.abs(together.values - alone).max() < 1e-5

@@ -19,9 +19,11 @@ class CheckedRows:
     comes: the reader asks `raise_fault` after each batch. Leaving the context stops the thread.
     """
 
-    def __init__(self, subject: Subject, rows: Sequence[Row]) -> None:
+    def __init__(self, subject: Subject, rows: Sequence[Row], numbers: Sequence[int]) -> None:
+        """`numbers`: what the caller calls the rows, for messages."""
         # (read once: the thread must not see another condition's system turn)
         self._subject, self._rows, self._system = subject, rows, subject.system
+        self._numbers = numbers
         self._fits: list[bool] = []
         self._fault: BaseException | None = None
         self._stopped = False
@@ -53,7 +55,7 @@ class CheckedRows:
             raise self._fault
 
     def _check(self) -> None:
-        for number, row in enumerate(self._rows):
+        for number, row in zip(self._numbers, self._rows, strict=True):
             if self._stopped:
                 return
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import singledispatch
 from typing import Any, Literal
 
@@ -87,15 +87,15 @@ def record_positions(
     if not asked or not all(0 <= layer < subject.n_layers for layer in asked):
         raise UserError(f"layers {asked}: give some of the subject's layers 0 to {subject.n_layers - 1}")
     values = {position: room((len(rows), len(asked), subject.hidden_size)) for position in wanted}
-    plain = [Row(r.prompt, r.text, r.system) for r in rows]
-    with CheckedRows(subject, plain) as checked:
-        for part in _parts(rows):
-            fits = checked.up_to(part.stop)
-            missing = {entry.row for entry in _left_out(rows, fits)}
-            there = [number for number in range(part.start, part.stop) if number not in missing]
+    order = _by_prompt(rows)
+    plain = [Row(rows[number].prompt, rows[number].text, rows[number].system) for number in order]
+    with CheckedRows(subject, plain, order) as checked:
+        for part in _parts(plain):
+            missing = {entry.row for entry in _left_out(rows, dict(zip(order, checked.up_to(part.stop), strict=False)))}
+            there = [place for place in range(part.start, part.stop) if order[place] not in missing]
 
             def keep(numbers: Sequence[int], pooled: np.ndarray, there: list[int] = there) -> None:
-                places = [there[number] for number in numbers]
+                places = [order[there[number]] for number in numbers]
                 for position, found in zip(wanted, pooled, strict=True):
                     values[position][places] = found
                 checked.raise_fault()
@@ -103,8 +103,8 @@ def record_positions(
                     progress(len(numbers))
 
             if there:
-                read_pooled(subject, [plain[number] for number in there], wanted, asked, keep)
-        left = _left_out(rows, checked.up_to(len(rows)))
+                read_pooled(subject, [plain[place] for place in there], wanted, asked, keep)
+        left = _left_out(rows, dict(zip(order, checked.up_to(len(rows)), strict=True)))
     if left:
         _say_left_out(subject, left, len(rows))
         missing = {entry.row for entry in left}
@@ -149,20 +149,26 @@ def read_pooled(
     in_batches(subject, rows, pool)
 
 
-def _left_out(rows: Sequence[Response], fits: Sequence[bool]) -> tuple[LeftOut, ...]:
-    """Of the rows of which it is known whether they fit, those longer than the subject's context, and the rows of
-    either pole to the same questions."""
-    spoilt = {r.group for r, fit in zip(rows, fits, strict=False) if not fit and r.pole in POLES}
+def _left_out(rows: Sequence[Response], fits: Mapping[int, bool]) -> tuple[LeftOut, ...]:
+    """Of the rows of which it is known whether they fit, by number, those longer than the subject's context, and the
+    rows of either pole to the same questions."""
+    spoilt = {rows[number].group for number, fit in fits.items() if not fit and rows[number].pole in POLES}
     return tuple(
-        LeftOut(number, str(r.group), r.pole, opening(r.prompt), BEYOND, not fit)
-        for number, (r, fit) in enumerate(zip(rows, fits, strict=False))
-        if not fit or (r.pole in POLES and r.group in spoilt)
+        LeftOut(number, str(r.group), r.pole, opening(r.prompt), BEYOND, not fits[number])
+        for number, r in enumerate(rows)
+        if number in fits and (not fits[number] or (r.pole in POLES and r.group in spoilt))
     )
 
 
-def _parts(rows: Sequence[Response]) -> Iterator[slice]:
-    """Consecutive parts of about `RENDERED` rows (the first: `FIRST`), cut between prompts, so that siblings still
-    share theirs."""
+def _by_prompt(rows: Sequence[Response]) -> list[int]:
+    """The rows' numbers, those to one prompt under one system turn together, so that they can share it: answers under
+    several instructions come instruction by instruction."""
+    first: dict[tuple[str | None, str], int] = {}
+    return sorted(range(len(rows)), key=lambda n: first.setdefault((rows[n].system, rows[n].prompt), n))
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[slice]:
+    """Consecutive parts of about `RENDERED` rows (the first: `FIRST`), cut between prompts."""
     start = 0
     for stop in range(1, len(rows) + 1):
         ends = stop == len(rows) or rows[stop].prompt != rows[stop - 1].prompt
