@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/setup-stamp
 
 .PHONY: help setup run test check format docs test-docs test-kill test-kill-sample test-fuzz test-fuzz-sample test-memory test-load test-browser test-vllm \
-	peers transfer results results-tuning bench-ray costs clean
+	peers transfer results results-tuning bench-ray bench-ray-sample costs clean
 
 help:
 	@echo "make run     set up and run the default study on SmolLM2-135M-Instruct"
@@ -70,6 +70,10 @@ test-memory: setup
 # Two nodes with a worker each against one worker: a screening, an evaluation, a study (about 30 minutes on two quiet cores)
 bench-ray: setup
 	$(BIN)/python benchmarks/ray_two_nodes.py
+
+# The same, 200 items of an evaluation, once: fails only where the numbers differ
+bench-ray-sample: setup
+	$(BIN)/python benchmarks/ray_two_nodes.py --only evaluate --rounds 1 --rows 800
 
 # The table of docs/how-to/costs.md: tokens counted in a real study and audit of a tiny random model
 costs: setup
