@@ -33,7 +33,8 @@ from llm_persona.interfaces.playground.desk import Desk
 from llm_persona.interfaces.playground.page import Page as Playground
 from llm_persona.interfaces.playground.shelf import stock
 from llm_persona.interfaces.serve.guard import LOOPBACK
-from llm_persona.subject.load import DEFAULT_MODEL, load_subject
+from llm_persona.subject.load import load_subject
+from llm_persona.subject.locate import DEFAULT_MODEL
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
          "--disable-component-update", "--no-first-run"]  # fmt: skip

@@ -39,7 +39,7 @@ from llm_persona.domain.responses import Response
 from llm_persona.domain.store import read_json, write_json, write_text
 from llm_persona.interfaces.cli.main import run as command
 from llm_persona.studies.report import read_results
-from llm_persona.subject.load import identify
+from llm_persona.subject.locate import identify
 from llm_persona.training.data import from_chat
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "tuning.md"

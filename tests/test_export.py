@@ -17,7 +17,8 @@ from llm_persona.interfaces.cli.main import run
 from llm_persona.subject.export import to_checkpoint, to_gguf
 from llm_persona.subject.generate import generate
 from llm_persona.subject.lens import direction_words
-from llm_persona.subject.load import family_of, load_subject
+from llm_persona.subject.load import load_subject
+from llm_persona.subject.locate import family_of
 from llm_persona.subject.record import record
 from llm_persona.subject.steer import steering
 

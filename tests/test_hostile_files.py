@@ -22,7 +22,8 @@ from llm_persona.domain.inside import inside
 from llm_persona.interfaces.cli.main import run
 from llm_persona.subject import smollm2
 from llm_persona.subject.adapt import check_adapter
-from llm_persona.subject.load import identify, load_subject
+from llm_persona.subject.load import load_subject
+from llm_persona.subject.locate import identify
 
 SOURCE = Path(smollm2.__file__).parents[1]
 

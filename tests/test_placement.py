@@ -15,7 +15,8 @@ from llm_persona.interfaces.cli.main import run
 from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.generate import generate
 from llm_persona.subject.lens import direction_words
-from llm_persona.subject.load import identify, wrap
+from llm_persona.subject.load import wrap
+from llm_persona.subject.locate import identify
 from llm_persona.subject.packing import Row
 from llm_persona.subject.placement import place_of
 from llm_persona.subject.reuse import reusing_below

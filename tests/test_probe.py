@@ -15,7 +15,8 @@ from llm_persona.domain.errors import UserError
 from llm_persona.interfaces.cli.main import run
 from llm_persona.subject.blocks import SETTING, probe
 from llm_persona.subject.export import to_checkpoint
-from llm_persona.subject.load import identify, load_subject, wrap
+from llm_persona.subject.load import load_subject, wrap
+from llm_persona.subject.locate import identify
 from llm_persona.subject.record import record
 from llm_persona.subject.steer import steering
 

@@ -211,7 +211,7 @@ def test_an_adapter_goes_with_every_request_and_each_content_has_its_own_number(
 
 def test_the_engine_is_part_of_the_identity_and_leaves_the_other_one_as_it_was(both, monkeypatch, tiny_folders):
     from llm_persona.subject.engines import vllm_load
-    from llm_persona.subject.load import identify
+    from llm_persona.subject.locate import identify
 
     monkeypatch.setattr(vllm_load.metadata, "version", lambda name: "0.30.0")
     plain, other = identify(tiny_folders[0]), identify(tiny_folders[0], engine="vllm")

@@ -19,7 +19,8 @@ from llm_persona.domain.provenance import git_revision, versions
 from llm_persona.studies.recommend import Recommendation, choose, run_sweep
 from llm_persona.studies.sources import Rows
 from llm_persona.studies.stages import Stages
-from llm_persona.subject.load import Subject, family_of
+from llm_persona.subject.load import Subject
+from llm_persona.subject.locate import family_of
 from llm_persona.subject.record import Position, record
 
 

@@ -16,7 +16,8 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.measurement import Measurement
 from llm_persona.instruments.samples import Samples
 from llm_persona.studies.stages import Stages
-from llm_persona.subject.load import Subject, identify, load_subject
+from llm_persona.subject.load import Subject, load_subject
+from llm_persona.subject.locate import identify
 from llm_persona.subject.reuse import KeptBlocks, reusing_below
 
 

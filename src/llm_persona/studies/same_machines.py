@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_persona.domain.errors import UserError
 from llm_persona.studies.pieces import Executor, Piece
-from llm_persona.subject.load import identify
+from llm_persona.subject.locate import identify
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from llm_persona.instruments.judging.protocol import JudgeRequest, Verdict
 from llm_persona.instruments.judging.scoring import LEAST_MASS, verdict_of_mass
 from llm_persona.subject.chat import Rendered, render_prompt
 from llm_persona.subject.generate import generate
-from llm_persona.subject.load import Subject, identify, load_subject
+from llm_persona.subject.load import Subject, load_subject
+from llm_persona.subject.locate import identify
 from llm_persona.subject.logits import logits_at
 from llm_persona.subject.packing import Packed, in_batches_rendered
 from llm_persona.subject.reading import reading

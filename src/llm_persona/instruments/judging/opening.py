@@ -6,7 +6,7 @@ from importlib import metadata
 
 from llm_persona.domain.errors import UserError
 from llm_persona.instruments.judging.protocol import Judge
-from llm_persona.subject.load import DEFAULT_MODEL
+from llm_persona.subject.locate import DEFAULT_MODEL
 from llm_persona.subject.remote.caller import Limits
 
 ENTRY_POINT = "llm_persona.judges"

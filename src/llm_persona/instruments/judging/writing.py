@@ -14,7 +14,8 @@ from llm_persona.domain.store import digest, read_json, remembered
 from llm_persona.instruments.judging.anthropic_api import AnthropicEndpoint
 from llm_persona.instruments.judging.remote import THINKING_TOKENS
 from llm_persona.subject.generate import generate
-from llm_persona.subject.load import DEFAULT_MODEL, Subject, identify, load_subject
+from llm_persona.subject.load import Subject, load_subject
+from llm_persona.subject.locate import DEFAULT_MODEL, identify
 from llm_persona.subject.remote.api_subject import replies_folder
 from llm_persona.subject.remote.caller import CHARACTERS_PER_TOKEN, Caller, Estimate, Limits
 from llm_persona.subject.remote.openai_api import OpenAIEndpoint

@@ -89,7 +89,7 @@ class ExtractionPiece:
         from llm_persona.domain.provenance import git_revision, own_version
         from llm_persona.domain.store import file_digest
         from llm_persona.domain.traits import load_trait
-        from llm_persona.subject.load import identify
+        from llm_persona.subject.locate import identify
 
         given = {k: v for k, v in self.arguments.items() if k not in NOT_DECIDING}
         named = [text for option in FILES for text in _texts(given[option])]

@@ -10,7 +10,7 @@ from typing import Any
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.subject.engines.vllm_instruments import lora_request
 from llm_persona.subject.engines.vllm_subject import MAX_RANK, VllmSubject
-from llm_persona.subject.load import check_hub, identify, locate
+from llm_persona.subject.locate import check_hub, identify, locate
 from llm_persona.subject.placement import choose_device, choose_dtype
 
 MISSING = (
