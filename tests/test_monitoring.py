@@ -15,7 +15,8 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import load_trait
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies.monitoring import MonitorPlan, added_constant, monitor, write_answers
+from llm_persona.studies.monitored_answers import MonitorPlan, added_constant, write_answers
+from llm_persona.studies.monitoring import monitor
 from llm_persona.studies.stored_answers import read_answers
 from llm_persona.subject.record import record
 

@@ -51,6 +51,7 @@ def monitor(
     from llm_persona.interfaces.cli.model_options import load_model
     from llm_persona.interfaces.cli.terminal import counting
     from llm_persona.interfaces.cli.vector_settings import named_layers
+    from llm_persona.studies import monitored_answers as answers
     from llm_persona.studies import monitoring as study
 
     api = api_from(rest)
@@ -59,14 +60,14 @@ def monitor(
     if len(layers) != 1:
         raise UserError(f"--layer {layer}: monitoring reads at one layer; give a number or auto")
     chosen = tuple(x for x in levels if x != "none")
-    plan = study.MonitorPlan(questions, samples, temperature, max_new_tokens, chosen, doses, seed)
+    plan = answers.MonitorPlan(questions, samples, temperature, max_new_tokens, chosen, doses, seed)
     number = len(plan.asked(about)) * samples * len(plan.conditions(about, loaded, layers[0]))
     with output_checked(json_path, str(Path(out) / "monitoring.json") if out else None):
         grader = None if spec == "none" else open_grader(spec, text_only, api)
         subject = load_model(model, dtype, device)
         folder = Path(out) / "stages" if out else None
         with counting(f"{model}: {number} answers", number) as step:
-            written = study.write_answers(subject, about, loaded, layers[0], plan, folder, step, allow_overlap)
+            written = answers.write_answers(subject, about, loaded, layers[0], plan, folder, step, allow_overlap)
         requests = [r for r in study.gradings(about, written, plan) if r is not None]
         if grader is not None:
             announce(grader, requests, api)

@@ -43,7 +43,7 @@ def trace(
     from llm_persona.domain.store import write_text
     from llm_persona.domain.traits import load_trait
     from llm_persona.studies.trace_page import page_of
-    from llm_persona.subject.trace import readers_for
+    from llm_persona.subject.trace_readers import readers_for
 
     conversations = _conversations(messages, prompts, answers)
     vectors = [PersonaVector.load(path) for path in reads]
@@ -180,7 +180,7 @@ def _tint(colour: str, share: float) -> str:
 
 def _summary(trace: Any) -> None:
     from llm_persona.interfaces.cli.terminal import cell, table
-    from llm_persona.subject.trace import zero_is
+    from llm_persona.subject.trace_readers import zero_is
 
     zeros, mean, last = trace.zeros, trace.response_mean, trace.prompt_last
     rows = []
