@@ -29,6 +29,9 @@ from llm_persona.training.processes import is_main_process
 from llm_persona.training.recipe import Recipe
 from llm_persona.training.trainer import train
 
+SETS = ("target_modules", "exclude_modules")
+"""What PEFT keeps as sets, and so writes in an order that differs from process to process."""
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -184,10 +187,8 @@ def _write(
     note: str,
     under: Condition,
 ) -> None:
-    """The model card, the record, and an adapter configuration that names the model, not a path of this machine."""
-    config = read_json(made / "adapter_config.json")
-    config["base_model_name_or_path"] = subject.name
-    write_json(made / "adapter_config.json", config)
+    """The model card, the record, and the adapter configuration."""
+    write_json(made / "adapter_config.json", canonical_config(read_json(made / "adapter_config.json"), subject.name))
     record = {
         "key": key,
         "subject": subject.identity,
@@ -227,6 +228,13 @@ It was made to study how training moves a model's persona. Measure it before you
 `llm-persona evaluate --adapter DIR`.
 """,
     )
+
+
+def canonical_config(config: dict[str, Any], model: str) -> dict[str, Any]:
+    """An adapter's configuration as every process writes it, so that equal trainings have equal digests: it names the
+    model, not a path of this machine, and what is a set is sorted (a single pattern stays as it is)."""
+    sets = {name: sorted(config[name]) for name in SETS if isinstance(config.get(name), list)}
+    return {**config, **sets, "base_model_name_or_path": model}
 
 
 def _loss_line(result: Tuned) -> str:
