@@ -163,7 +163,7 @@ def screen(
     """
     plan = plan or ScreenPlan()
     vector.check(subject.n_layers, subject.hidden_size, subject.name)
-    asked = _asked(data, vector, layer, plan, [subject.identity, subject.system, subject.adapter])
+    asked = _asked(data, vector, layer, plan, [subject.identity, subject.system, subject.adapter_content])
     return _screened(asked, data, plan, lambda: subject, progress)
 
 
