@@ -82,7 +82,7 @@ def finetune(
     folder = Path(out)
     key = training_key(subject.identity, data, recipe, seed, under, watch)
     work = folder.parent / f".{folder.name}.training-{key[:12]}"
-    done = _finished(folder, key, overwrite)
+    done = finished(folder, key, overwrite)
     if done is not None:
         if is_main_process():
             shutil.rmtree(work, ignore_errors=True)  # of a process that was killed after the last step
@@ -154,7 +154,12 @@ def holds_training(folder: str | Path, key: str) -> bool:
     return not fault
 
 
-def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
+def finished(folder: Path, key: str, overwrite: bool = False) -> Tuned | None:
+    """What the folder's finished training did, if it is the one of that key; None where there is something to train.
+
+    Raises:
+        UserError: the folder holds another training, or what is no training of ours.
+    """
     if not folder.exists():
         return None
     if not folder.is_dir():
