@@ -89,9 +89,11 @@ def evaluate(
                 name = next(iter(state.values())).name
                 with counting(f"{model}, {name}: {total} items, {mode}", total) as step:
                     if executor is not None:
-                        runs.append(evaluate_sets_by(executor, model, sets, state, plan, dtype, device, step))
+                        runs.append(
+                            evaluate_sets_by(executor, model, sets, state, plan, dtype, device, step, step.keep)
+                        )
                     else:
-                        runs.append(evaluate_sets(subject, sets, state, plan, step))
+                        runs.append(evaluate_sets(subject, sets, state, plan, step, step.keep))
                 runs[-1] |= {"allow_overlap": allow_overlap, "overlap": {n: by for n, by in shared.items() if by}}
             if hasattr(subject, "caller"):
                 runs[-1]["calls"] = subject.caller.record.as_json()
