@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from clusters import Here
+from reporters import Counting
 from tuned_models import PLAN, models
 
 import llm_persona as lp
@@ -19,7 +22,7 @@ from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import load_trait
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.interfaces.cli.main import run
-from llm_persona.studies.audit import AuditPlan, TunedModel, audit
+from llm_persona.studies.audit import AuditPlan, TunedModel, audit, expected_stages
 from llm_persona.studies.audit_page import write_audit_page
 
 
@@ -97,6 +100,26 @@ def test_an_audit_made_ahead_model_by_model_is_the_audit_of_one_process(audited,
 
 def stage_names(folder):
     return sorted(p.name for p in (folder / "stages").glob("*.json"))
+
+
+SMALL = AuditPlan(("openness", "machiavellianism"), items=2, fit_items=2, questions=2, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("reextract", [True, False])
+@pytest.mark.parametrize("vectors", ["fitted", "with a layer of their own", "without one"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_count_of_stages_is_that_announced_from_first_to_last(tuned_tiny, tmp_path, vectors, reextract, count):
+    meta = {"recommended": {"balanced": 1}} if vectors == "with a layer of their own" else {}
+    if vectors != "fitted":
+        for name in SMALL.traits:
+            made = lp.PersonaVector(np.ones((4, 32), np.float32), np.ones(4, np.float32), {"trait": name, **meta})
+            made.save(tmp_path / f"{name}.safetensors")
+    plan = replace(SMALL, reextract=reextract, vectors=None if vectors == "fitted" else str(tmp_path))
+    chosen = models(tuned_tiny)[-count:]
+    reporter = Counting(expected_stages(plan, chosen))
+    audit(str(tuned_tiny / "model"), chosen, plan, tmp_path / "out", "float32", reporter=reporter)
+    assert reporter.worst <= 0
+    assert reporter.done == reporter.total
 
 
 def test_what_cannot_be_audited_is_named(tuned_tiny, capsys, tmp_path):

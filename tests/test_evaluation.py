@@ -138,13 +138,13 @@ def test_an_evaluation_that_was_killed_goes_on_at_the_last_saved_part(tiny, monk
     killed.done = 0
     with pytest.raises(KeyboardInterrupt):
         evaluate_sets(tiny, sets, {"openness": BASE}, plan, killed)
-    asked = []
+    asked, done, kept = [], [], []
     original = TraitBenchmark.measure
     monkeypatch.setattr(
         TraitBenchmark, "measure", lambda s, *a, **k: asked.append(len(s.items)) or original(s, *a, **k)
     )
-    assert evaluate_sets(tiny, sets, {"openness": BASE}, plan) == whole
-    assert asked == [5]
+    assert evaluate_sets(tiny, sets, {"openness": BASE}, plan, done.append, kept.append) == whole
+    assert (asked, done, kept) == ([5], [5], [PART, PART])
 
 
 def test_parts_of_another_state_or_question_are_not_taken_over(tiny):

@@ -149,6 +149,9 @@ def test_nothing_is_made_twice_and_the_model_is_not_loaded_here(chat, vector, mo
     counted.clear()
     assert screen_by(Here(), model, data, vector, 1, plan, "float32", progress=counted.append) == whole
     assert sum(counted) == ROWS
+    kept: list[int] = []
+    screen_by(Here(), model, data, vector, 1, plan, "float32", progress=never, kept=kept.append)
+    assert sum(kept) == ROWS
     monkeypatch.undo()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reporters import Counting
 
 from llm_persona.domain.config import read_config
 from llm_persona.domain.traits import POLES
@@ -25,23 +26,6 @@ from llm_persona.studies.study import expected_stages, run_study
 
 STUDY = Path(__file__).resolve().parents[1] / "benchmarks" / "tiny_study.yaml"
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | *bold* [link](http://x) `code` $x$"
-
-
-class Counting:
-    """A reporter that counts."""
-
-    def __init__(self, expected: int) -> None:
-        self.total, self.done, self.worst = expected, 0, 0
-
-    def begin(self, stage: str) -> None:
-        """A stage starts."""
-
-    def end(self, stage: str, seconds: float, reused: bool) -> None:
-        self.done += 1
-        self.worst = max(self.worst, self.done - self.total)
-
-    def spare(self, count: int) -> None:
-        self.total -= count
 
 
 @pytest.fixture(scope="module")

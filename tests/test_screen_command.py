@@ -44,7 +44,9 @@ def test_the_command_screens_exports_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ProjectionDifference, "measure", counted)
     whole = [*command, "--max-new-tokens", "4", "--json", str(out), "--export", str(kept)]
     assert run(whole) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the same command goes on" in said
+    assert "earlier run" not in said
     assert not out.exists() and not kept.exists()
     assert run(whole) == 0
     assert measured == ["q0", "q5", "killed", "q10"]  # the third part alone was left to do
@@ -56,9 +58,12 @@ def test_the_command_screens_exports_and_resumes(tmp_path, capsys, monkeypatch):
     lines = data.read_bytes().splitlines(keepends=True)
     flagged = {row["row"] for row in found["rows"] if row["flagged"]}
     assert kept.read_bytes() == b"".join(line for n, line in enumerate(lines) if n not in flagged)
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert said.splitlines().count("10 of 12 were there from an earlier run") == 1
     assert "forecast: the answers lie" in printed
     assert "1 rows cannot be used; the first: row 12" in printed
+    assert run([*command, "--max-new-tokens", "4", "--flag-at", "3"]) == 0
+    assert "12 of 12 were there from an earlier run" in capsys.readouterr().err
     labelled = write(tmp_path / "l.jsonl", kinds(12))
     command[2] = str(labelled)
     assert run([*command, "--layer", "2", "--max-new-tokens", "4", "--labels", "bad", "--direction", "both"]) == 0

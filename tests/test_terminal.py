@@ -89,6 +89,24 @@ def test_what_was_there_already_does_not_make_the_rest_look_fast(monkeypatch):
         assert count.left == "about 10 min 00 s left"
 
 
+def test_what_an_earlier_run_left_is_said_once_and_not_in_every_line(capsys):
+    with terminal.counting("rows", 100) as step:
+        step.keep(50)
+        step.keep(30)
+        step(10)
+        step(10)
+    assert capsys.readouterr().err.splitlines() == ["rows", "80 of 100 were there from an earlier run"]
+    with terminal.counting("rows", 100, shown=False) as step:
+        step.keep(50)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_nothing_is_left_to_do_what_an_earlier_run_left_is_said_too(capsys):
+    with terminal.counting("rows", 2) as step:
+        step.keep(2)
+    assert capsys.readouterr().err.splitlines()[-1] == "2 of 2 were there from an earlier run"
+
+
 def test_a_count_in_a_pipe_speaks_now_and_then(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +19,7 @@ from safetensors.torch import load_file
 
 from llm_persona.analysis.activations import Activations
 from llm_persona.analysis.vectors import fit
+from llm_persona.domain.adapters import adapter_digest
 from llm_persona.domain.condition import Condition, Steer, tuned
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.responses import Response
@@ -26,7 +30,7 @@ from llm_persona.subject.score import response_logprobs
 from llm_persona.training import finetune as module
 from llm_persona.training.along import Watch
 from llm_persona.training.data import Example, TrainingData, from_chat, training_prompts
-from llm_persona.training.finetune import finetune
+from llm_persona.training.finetune import canonical_config, finetune
 from llm_persona.training.held_out import loss_on, split
 from llm_persona.training.loss import answer_loss, collate
 from llm_persona.training.mixture import mix
@@ -146,6 +150,34 @@ def test_the_folder_is_plain_peft_with_card_and_provenance(tmp_path):
     assert not list(tmp_path.glob(".*"))
     assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-llama"
     PeftModel.from_pretrained(make_subject().model, str(tmp_path / "a"))
+
+
+TRAINED_ELSEWHERE = """
+import sys
+from pathlib import Path
+from conftest import make_subject
+from test_training_tiny import DATA, RECIPE
+from llm_persona.training.finetune import finetune
+from llm_persona.training.recipe import adjusted
+finetune(make_subject(), DATA, sys.argv[1], adjusted(RECIPE, max_steps=1))
+"""
+
+
+def test_equal_trainings_in_two_processes_are_equal_to_the_byte(tmp_path):
+    folders = [tmp_path / seed / "adapter" for seed in ("1", "2")]
+    for folder in folders:  # (the order of a set of names hangs on this seed, which is random where none is set)
+        place = {**os.environ, "PYTHONHASHSEED": folder.parent.name, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", TRAINED_ELSEWHERE, str(folder)], env=place, check=True)
+    assert len({(folder / "adapter_config.json").read_bytes() for folder in folders}) == 1
+    assert len({adapter_digest(folder) for folder in folders}) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [(["v", "k", "q"], ["k", "q", "v"]), ("all-linear", "all-linear"), (None, None)]
+)
+def test_a_set_of_modules_is_written_sorted_and_a_pattern_or_nothing_as_it_is(written, kept):
+    config = canonical_config({"r": 2, "target_modules": written, "base_model_name_or_path": "/home/me/x"}, "name")
+    assert config == {"r": 2, "target_modules": kept, "base_model_name_or_path": "name"}
 
 
 def test_a_training_killed_between_epochs_ends_like_an_undisturbed_one(tmp_path):

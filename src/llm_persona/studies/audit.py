@@ -199,10 +199,12 @@ def _audit(
 
 
 def expected_stages(plan: AuditPlan, models: Sequence[TunedModel]) -> int:
-    """How many stages an audit has, for the progress display."""
-    traits = len(plan.traits)
-    before = traits * ((plan.vectors is None) + (plan.vectors is None or plan.reextract))
-    return before + (len(models) + 1) * (2 + 4 * traits) + len(models) * traits
+    """How many stages an audit has at most, for the progress display (a vector may name its layer: `spare`)."""
+    traits, states = len(plan.traits), len(models) + 1
+    before = (plan.vectors is None) + 1 + plan.reextract  # fitting, choosing the layer, fitting to compare with
+    measured = 3 * traits + 2  # choices and fixed texts of each trait; answers and perplexity
+    read = (2 * len(models) + states) * traits  # a tuned model reads the base's answers and its own, the base all
+    return traits * before + states * measured + read
 
 
 def _before(lab: Lab, plan: AuditPlan) -> dict[str, TraitWork]:
@@ -236,6 +238,7 @@ def _vector(
         vector = PersonaVector.load(Path(plan.vectors) / f"{trait.name}.safetensors")
         layer = (vector.meta.get("recommended") or {}).get("balanced")
         if layer is not None:
+            lab.stages.reporter.spare(1)
             return vector, int(layer), "recommended by the vector's file"
     with State(lab, BASE) as state:
         if plan.vectors is None:

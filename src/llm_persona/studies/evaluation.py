@@ -21,15 +21,13 @@ from llm_persona.domain.templates import BUILT_IN
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.evaluation_parts import EvaluationMaker, parts_of
 from llm_persona.studies.lab import Lab
-from llm_persona.studies.parts import Part, make_parts, with_next
+from llm_persona.studies.parts import Part, Progress, make_parts, telling, with_next
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject
 from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.subject.smollm2 import cache_folder
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,14 @@ def evaluate_sets(
     conditions: Mapping[str, Condition],
     plan: EvaluationPlan,
     progress: Progress | None = None,
+    kept: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure every set under its condition; the contract's JSON of `evaluate`, with `rows`.
 
     Parts that are finished are kept in the cache folder until all is done: the same call after a kill goes on there.
+    `progress` is told of the items just done; of those that an earlier call left, `kept` instead, if it is given.
     """
-    return _evaluated(subject.identity, lambda: subject, sets, conditions, plan, progress)
+    return _evaluated(subject.identity, lambda: subject, sets, conditions, plan, (progress, kept))
 
 
 def evaluate_sets_by(
@@ -82,6 +82,7 @@ def evaluate_sets_by(
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
+    kept: Progress | None = None,
 ) -> dict[str, Any]:
     """`evaluate_sets` with the parts made by an executor's workers, which load the model; the numbers are the same.
 
@@ -100,8 +101,8 @@ def evaluate_sets_by(
         for part, _ in parts_of(lab.identity, f"{trait} {asking}", benchmark, conditions[trait])
     )
     stages = Stages(_folder(lab.identity, sets, conditions, plan))
-    make_parts(stages, parts, EvaluationMaker(lab, conditions, askings), executor, progress)
-    return _evaluated(lab.identity, lab.subject, sets, conditions, plan, None)
+    make_parts(stages, parts, EvaluationMaker(lab, conditions, askings), executor, progress, kept)
+    return _evaluated(lab.identity, lab.subject, sets, conditions, plan, (None, None))
 
 
 def _folder(
@@ -118,7 +119,7 @@ def _evaluated(
     sets: Mapping[str, Items],
     conditions: Mapping[str, Condition],
     plan: EvaluationPlan,
-    progress: Progress | None,
+    told: tuple[Progress | None, Progress | None],
 ) -> dict[str, Any]:
     """The result; `subject` is called only where a part is missing."""
     folder = _folder(identity, sets, conditions, plan)
@@ -127,7 +128,7 @@ def _evaluated(
     for trait, items in sets.items():
         with _Conditioned(subject, conditions[trait]) as state:
             found = {
-                asking: _in_parts(identity, state, benchmark, stages, f"{trait} {asking}", progress)
+                asking: _in_parts(identity, state, benchmark, stages, f"{trait} {asking}", told)
                 for asking, benchmark in plan.askings(items).items()
             }
         first = next(iter(found.values()))
@@ -169,7 +170,12 @@ class _Conditioned:
 
 
 def _in_parts(
-    identity: Any, state: _Conditioned, benchmark: TraitBenchmark, stages: Stages, name: str, progress: Progress | None
+    identity: Any,
+    state: _Conditioned,
+    benchmark: TraitBenchmark,
+    stages: Stages,
+    name: str,
+    told: tuple[Progress | None, Progress | None],
 ) -> Measurement:
     rows: list[dict[str, Any]] = []
     for (part, asked), following in with_next(parts_of(identity, name, benchmark, state.condition)):
@@ -180,7 +186,6 @@ def _in_parts(
                 following[1].render_beside(subject)
             return asked.measure(subject, state.condition.name).rows
 
-        rows += stages.value(part.stage, part.key, make)
-        if progress is not None:
-            progress(part.size)
+        with telling(stages, part.size, *told):
+            rows += stages.value(part.stage, part.key, make)
     return Measurement(f"trait-{benchmark.mode}", state.condition.name, rows, summarise(rows))

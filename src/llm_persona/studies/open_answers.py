@@ -106,7 +106,8 @@ def answer_questions(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"condition {twice!r} occurs twice; give each a different vector, adapter or instruction")
-    stages = Stages(cache_folder() / "open_answers" / digest([subject.identity, subject.system])[:24])
+    on = [subject.adapter_content] if subject.adapter_content is not None else []
+    stages = Stages(cache_folder() / "open_answers" / digest([subject.identity, subject.system, *on])[:24])
     found = []
     for condition in conditions:
         for number, part in enumerate(parts(questions, sampling)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ from llm_persona.studies.pieces import Executor, PartMaker
 from llm_persona.studies.stages import Stages
 
 T = TypeVar("T")
+Progress = Callable[[int], None]
+"""Told of so many more rows."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,24 @@ def make_parts(
     parts: Iterable[Part],
     maker: PartMaker,
     executor: Executor,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    kept: Progress | None = None,
 ) -> None:
     """Have the parts that are missing made by workers, and keep each as it comes.
 
     The measurement then finds them all: its numbers are those that it would have made, and what was kept before a
-    kill is not made again.
+    kill is not made again. `progress` is told of the rows of each part that is done; of those of an earlier run `kept`
+    instead, if it is given.
 
     Raises:
         UserError: a part's own, or that its workers were lost too often.
     """
     tell = progress or (lambda rows: None)
+    tell_kept = kept or tell
     missing = []
     for part in parts:
         if stages.has(part.stage, part.key):
-            tell(part.size)
+            tell_kept(part.size)
         else:
             missing.append(part)
     if not missing:
@@ -50,6 +56,16 @@ def make_parts(
         part = missing[number]
         stages.value(part.stage, part.key, lambda value=value: value)  # type: ignore[misc]
         tell(part.size)
+
+
+@contextmanager
+def telling(stages: Stages, size: int, progress: Progress | None, kept: Progress | None) -> Iterator[None]:
+    """Around the taking of one part from the stages: its rows are told as done, or as kept where it was there."""
+    made = stages.made
+    yield
+    tell = progress if stages.made > made or kept is None else kept
+    if tell is not None:
+        tell(size)
 
 
 def with_next(parts: Iterable[T]) -> Iterator[tuple[T, T | None]]:

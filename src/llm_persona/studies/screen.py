@@ -23,7 +23,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.formats import format_of
 from llm_persona.domain.store import appearing, file_digest
 from llm_persona.studies.lab import Lab
-from llm_persona.studies.parts import Part, make_parts, with_next
+from llm_persona.studies.parts import Part, Progress, make_parts, telling, with_next
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.screen_parts import Numbered, Screening, ScreenMaker
@@ -39,8 +39,6 @@ SOME = 500
 """Rows that get the full difference by default: all of a file of up to ALL_UP_TO usable rows, else SOME."""
 LISTED = 100
 RANKED = 20
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,7 @@ def screen(
     layer: int,
     plan: ScreenPlan | None = None,
     progress: Progress | None = None,
+    kept: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure every usable row by the base subject; the contract's JSON of `screen`, its rows made when asked for
     (`ScreenedRows`, a sequence that `write_json` writes as a list).
@@ -156,15 +155,16 @@ def screen(
     another label field measures nothing again.
 
     Args:
-        data: from `survey` with the same plan. layer: 0 to layers - 1. progress: called with the rows just done.
+        data: from `survey` with the same plan. layer: 0 to layers - 1. progress: called with the rows just done;
+            of those that an earlier call left, `kept` instead, if it is given.
 
     Raises:
         UserError: a vector that does not fit or is zero at the layer, or a file that changed meanwhile.
     """
     plan = plan or ScreenPlan()
     vector.check(subject.n_layers, subject.hidden_size, subject.name)
-    asked = _asked(data, vector, layer, plan, [subject.identity, subject.system, subject.adapter])
-    return _screened(asked, data, plan, lambda: subject, progress)
+    asked = _asked(data, vector, layer, plan, [subject.identity, subject.system, subject.adapter_content])
+    return _screened(asked, data, plan, lambda: subject, progress, kept)
 
 
 def screen_by(
@@ -177,6 +177,7 @@ def screen_by(
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
+    kept: Progress | None = None,
 ) -> dict[str, Any]:
     """`screen` with the parts made by an executor's workers, which load the model; the numbers are the same.
 
@@ -191,8 +192,8 @@ def screen_by(
     lab = Lab(model, dtype, device, Stages())
     vector.check(vector.n_layers, vector.directions.shape[1], lab.identity["model"])
     asked = _asked(data, vector, layer, plan, [lab.identity, None, None])
-    make_parts(asked.stages, (part for part, _ in asked.parts()), ScreenMaker(lab, asked), executor, progress)
-    return _screened(asked, data, plan, lab.subject, None)
+    make_parts(asked.stages, (part for part, _ in asked.parts()), ScreenMaker(lab, asked), executor, progress, kept)
+    return _screened(asked, data, plan, lab.subject)
 
 
 def _asked(data: ChatFile, vector: PersonaVector, layer: int, plan: ScreenPlan, state: list[Any]) -> Screening:
@@ -206,7 +207,12 @@ def _asked(data: ChatFile, vector: PersonaVector, layer: int, plan: ScreenPlan, 
 
 
 def _screened(
-    asked: Screening, data: ChatFile, plan: ScreenPlan, subject: Callable[[], Subject], progress: Progress | None
+    asked: Screening,
+    data: ChatFile,
+    plan: ScreenPlan,
+    subject: Callable[[], Subject],
+    progress: Progress | None = None,
+    kept: Progress | None = None,
 ) -> dict[str, Any]:
     """The result; `subject` is called only where a part is missing."""
     vector, layer = asked.vector, asked.layer
@@ -227,9 +233,8 @@ def _screened(
                                  coming[1])  # fmt: skip
                 return asked.measure(reader, texts, part.given[1])
 
-            measured.add(asked.stages.value(part.stage, part.key, make))
-            if progress is not None:
-                progress(part.size)
+            with telling(asked.stages, part.size, progress, kept):
+                measured.add(asked.stages.value(part.stage, part.key, make))
     if file_digest(data.path) != data.sha256 or len(measured) != data.usable:
         raise UserError(f"{data.path}: the file changed while it was screened; run again")
     return {

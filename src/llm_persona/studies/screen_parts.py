@@ -32,7 +32,8 @@ Numbered = tuple[int, Example]
 @dataclass(frozen=True)
 class Screening:
     """Everything that decides the numbers of a file's usable rows. `state`: the subject's identity, system turn and
-    adapter; `full`: how many of the `usable` rows get the full difference, with answers of `max_new_tokens`."""
+    adapter's content; `full`: how many of the `usable` rows get the full difference, with answers of
+    `max_new_tokens`."""
 
     path: Path
     sha256: str

@@ -12,9 +12,10 @@ from llm_persona.domain.errors import UserError
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.trajectory import watch_for
-from llm_persona.subject.load import load_subject
+from llm_persona.subject.load import identify, load_subject
+from llm_persona.training.along import Watch
 from llm_persona.training.data import TrainingData
-from llm_persona.training.finetune import Tuned, finetune
+from llm_persona.training.finetune import Tuned, finetune, finished, training_key
 from llm_persona.training.recipe import Recipe
 
 
@@ -38,6 +39,24 @@ class SeedPiece:
         """For messages."""
         return f"training {self.out.name}"
 
+    @property
+    def watch(self) -> Watch | None:
+        """What is measured along the way.
+
+        Raises:
+            UserError: no such trait.
+        """
+        return watch_for(self.watched, self.data, self.recipe, self.watch_every) if self.watched else None
+
+    def check(self) -> None:
+        """Refuse, before any work, what `make` would refuse without having trained.
+
+        Raises:
+            UserError: there is no such model, or `out` holds another training.
+        """
+        key = training_key(identify(*self.subject), self.data, self.recipe, self.seed, self.under, self.watch)
+        finished(self.out, key)
+
     def make(self) -> dict[str, Any]:
         """Train, or find it trained; the `Tuned` as plain data.
 
@@ -47,7 +66,6 @@ class SeedPiece:
         if not self.out.parent.is_dir():
             raise UserError(f"--out {self.out.parent}: a worker does not see this folder; put it on shared storage")
         model, dtype, device = self.subject
-        watch = watch_for(self.watched, self.data, self.recipe, self.watch_every) if self.watched else None
         done = finetune(
             load_subject(model, dtype=dtype, device=device),
             self.data,
@@ -56,7 +74,7 @@ class SeedPiece:
             self.seed,
             self.note,
             under=self.under,
-            watch=watch,
+            watch=self.watch,
         )
         return asdict(done)
 
@@ -67,6 +85,8 @@ def train_seeds(executor: Executor, pieces: Sequence[SeedPiece], said: Callable[
     Raises:
         UserError: a piece's own, or that its workers were lost too often.
     """
+    for piece in pieces:
+        piece.check()
     check_workers(executor, [piece.subject for piece in pieces])
     for piece in pieces:
         piece.out.parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,20 @@ class SourcePlan:
     judged: JudgeFilter | None = None
     """A judge that keeps the answers which express their pole and hold together."""
 
+    def check(self) -> None:
+        """Refuse a contrast that cannot be made.
+
+        Raises:
+            UserError: a position at which the poles cannot differ, or a judge of answers that there are none of.
+        """
+        if self.position != "response_mean" and self.source != "prompted":
+            raise UserError(
+                f"--position {self.position}: {self.source} rows of both poles share their prompts, so nothing could "
+                "differ there; use response_mean, or --source prompted"
+            )
+        if self.judged is not None and self.source == "labelled":
+            raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
+
 
 def source_rows(
     subject: Subject, trait: Trait, sets: ItemSets, plan: SourcePlan, progress: Callable[[int], None] | None = None
@@ -114,14 +128,8 @@ def source_rows(
     Raises:
         UserError: a position that cannot differ, or a filter that leaves a split without a pole.
     """
-    if plan.position != "response_mean" and plan.source != "prompted":
-        raise UserError(
-            f"--position {plan.position}: {plan.source} rows of both poles share their prompts, so nothing could "
-            "differ there; use response_mean, or --source prompted"
-        )
+    plan.check()
     if plan.source == "labelled":
-        if plan.judged is not None:
-            raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
         return labelled_rows(sets)
     if plan.source == "tuned":
         found = {split: _tuned_answers(subject, trait, split, sets, plan) for split in SPLITS}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llm_persona.domain.adapters import adapter_digest
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
@@ -98,6 +99,11 @@ class Subject:
         if self.merged:
             found["adapter"] = "+".join(self.merged)
         return found if self.blocks_path is None else {**found, "blocks": self.blocks_path}
+
+    @property
+    def adapter_content(self) -> str | None:
+        """Digest of the adapter that is on: other weights may come to lie at its path, and a copy is the same."""
+        return adapter_digest(Path(self.adapter)) if self.adapter is not None else None
 
     @contextmanager
     def under(self, condition: Condition) -> Iterator[Subject]:

@@ -29,6 +29,9 @@ from llm_persona.training.processes import is_main_process
 from llm_persona.training.recipe import Recipe
 from llm_persona.training.trainer import train
 
+SETS = ("target_modules", "exclude_modules")
+"""What PEFT keeps as sets, and so writes in an order that differs from process to process."""
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -79,7 +82,7 @@ def finetune(
     folder = Path(out)
     key = training_key(subject.identity, data, recipe, seed, under, watch)
     work = folder.parent / f".{folder.name}.training-{key[:12]}"
-    done = _finished(folder, key, overwrite)
+    done = finished(folder, key, overwrite)
     if done is not None:
         if is_main_process():
             shutil.rmtree(work, ignore_errors=True)  # of a process that was killed after the last step
@@ -151,7 +154,12 @@ def holds_training(folder: str | Path, key: str) -> bool:
     return not fault
 
 
-def _finished(folder: Path, key: str, overwrite: bool) -> Tuned | None:
+def finished(folder: Path, key: str, overwrite: bool = False) -> Tuned | None:
+    """What the folder's finished training did, if it is the one of that key; None where there is something to train.
+
+    Raises:
+        UserError: the folder holds another training, or what is no training of ours.
+    """
     if not folder.exists():
         return None
     if not folder.is_dir():
@@ -184,10 +192,8 @@ def _write(
     note: str,
     under: Condition,
 ) -> None:
-    """The model card, the record, and an adapter configuration that names the model, not a path of this machine."""
-    config = read_json(made / "adapter_config.json")
-    config["base_model_name_or_path"] = subject.name
-    write_json(made / "adapter_config.json", config)
+    """The model card, the record, and the adapter configuration."""
+    write_json(made / "adapter_config.json", canonical_config(read_json(made / "adapter_config.json"), subject.name))
     record = {
         "key": key,
         "subject": subject.identity,
@@ -227,6 +233,13 @@ It was made to study how training moves a model's persona. Measure it before you
 `llm-persona evaluate --adapter DIR`.
 """,
     )
+
+
+def canonical_config(config: dict[str, Any], model: str) -> dict[str, Any]:
+    """An adapter's configuration as every process writes it, so that equal trainings have equal digests: it names the
+    model, not a path of this machine, and what is a set is sorted (a single pattern stays as it is)."""
+    sets = {name: sorted(config[name]) for name in SETS if isinstance(config.get(name), list)}
+    return {**config, **sets, "base_model_name_or_path": model}
 
 
 def _loss_line(result: Tuned) -> str:

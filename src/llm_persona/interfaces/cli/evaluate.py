@@ -80,27 +80,42 @@ def evaluate(
     total = plan.count(sets)
     runs = []
     with output_checked(json_path, figure), cluster as executor:
+        if executor is not None:
+            _refuse_for_workers(models, dtype, device, engine, api)
         for model in dict.fromkeys(models):
-            if executor is not None and api.remote(model):
-                raise UserError(
-                    f"--executor ray: {model} is behind an API, which no worker loads; leave --executor out"
-                )
-            if executor is not None and engine != "transformers":
-                raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
             subject: Any = api.load(model, dtype, device, engine) if executor is None else None
             _announce(subject, sets, plan, api, arguments)
             for state, shared in zip(states, overlaps, strict=True):
                 name = next(iter(state.values())).name
                 with counting(f"{model}, {name}: {total} items, {mode}", total) as step:
                     if executor is not None:
-                        runs.append(evaluate_sets_by(executor, model, sets, state, plan, dtype, device, step))
+                        runs.append(
+                            evaluate_sets_by(executor, model, sets, state, plan, dtype, device, step, step.keep)
+                        )
                     else:
-                        runs.append(evaluate_sets(subject, sets, state, plan, step))
+                        runs.append(evaluate_sets(subject, sets, state, plan, step, step.keep))
                 runs[-1] |= {"allow_overlap": allow_overlap, "overlap": {n: by for n, by in shared.items() if by}}
             if hasattr(subject, "caller"):
                 runs[-1]["calls"] = subject.caller.record.as_json()
             del subject  # before the next model is loaded
         _finish(runs, json_path, figure)
+
+
+def _refuse_for_workers(models: tuple[str, ...], dtype: str, device: str, engine: str, api: ApiArguments) -> None:
+    """Refuse, before the first model is measured, what workers could not do with any of them.
+
+    Raises:
+        UserError: a model behind an API, another engine, or a model that is not there.
+    """
+    from llm_persona.domain.errors import UserError
+    from llm_persona.subject.load import identify
+
+    for model in models:
+        if api.remote(model):
+            raise UserError(f"--executor ray: {model} is behind an API, which no worker loads; leave --executor out")
+        if engine != "transformers":
+            raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
+        identify(model, dtype, device)
 
 
 def _item_sets(traits: tuple[str, ...], items: str, split: str, limit: int | None) -> dict[str, Any]:

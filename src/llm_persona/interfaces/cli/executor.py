@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,8 +30,11 @@ executor_options = chain(
 def executor_from(arguments: dict[str, Any]) -> AbstractContextManager[Executor | None]:
     """Take the options of `executor_options` out of a command's keyword arguments; None is this process.
 
+    A cluster is joined or made at the first piece of work, so that a command first refuses what is wrong otherwise.
+
     Raises:
-        UserError: options of a cluster without one; on entering, that the cluster cannot be had.
+        UserError: options of a cluster without one; on entering, that nobody answers at its address or that Ray is not
+            installed; at the first piece, that the cluster cannot be had.
     """
     from llm_persona.domain.errors import UserError
 
@@ -39,9 +43,17 @@ def executor_from(arguments: dict[str, Any]) -> AbstractContextManager[Executor 
         if address or cpus or gpus:
             raise UserError("--address, --task-cpus, --task-gpus: speak of a cluster; add --executor ray")
         return nullcontext()
-    from llm_persona.studies.executors import on_ray
+    return _on_ray(address, cpus, gpus)
 
-    return on_ray.ray_executor(address, cpus, gpus)
+
+@contextmanager
+def _on_ray(*given: Any) -> Iterator[Executor]:
+    from llm_persona.studies.executors import on_ray
+    from llm_persona.studies.executors.at_need import at_need
+
+    on_ray.check(given[0])
+    with at_need(lambda: on_ray.ray_executor(*given)) as executor:
+        yield executor
 
 
 def say(text: str) -> None:

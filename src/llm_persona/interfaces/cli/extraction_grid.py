@@ -38,6 +38,8 @@ def over_models_traits_sources(command: Callable[..., None]) -> Callable[..., No
 
                 raise UserError("--engine: workers of --executor ray run transformers; leave one of them out")
             pieces = _pieces(models, traits, sources, Path(out), rest)
+            for piece in pieces:
+                piece.check()
             with output_checked(json_path, str(Path(out) / "any")):
                 _made(pieces, executor)
             _print(pieces)
@@ -63,6 +65,16 @@ class ExtractionPiece:
     def files(self) -> tuple[Path, Path]:
         """The vector and the result."""
         return self.folder / f"{self.stem}.safetensors", self.folder / f"{self.stem}.json"
+
+    def check(self) -> None:
+        """Refuse what cannot be extracted before anything is.
+
+        Raises:
+            UserError: as `settled`.
+        """
+        from llm_persona.interfaces.cli.extraction_arguments import settled
+
+        settled(**self.arguments)
 
     def make(self) -> bool:
         """Extract, unless the files are there as this combination wrote them; whether it was extracted."""

@@ -63,12 +63,12 @@ def screen(
         if executor is None:
             subject = load_model(model, dtype, device, engine)
             with counting(said, found.usable) as step:
-                result = run_screen(subject, found, loaded, chosen, plan, step)
+                result = run_screen(subject, found, loaded, chosen, plan, step, step.keep)
         elif engine != "transformers":
             raise UserError(f"--engine {engine}: workers of --executor ray run transformers; leave one of them out")
         else:
             with counting(said, found.usable) as step:
-                result = screen_by(executor, model, found, loaded, chosen, plan, dtype, device, step)
+                result = screen_by(executor, model, found, loaded, chosen, plan, dtype, device, step, step.keep)
     if export_path is not None:
         result["export"] = {"path": export_path, **export(found, result, Path(export_path))}
     _print(result)

@@ -37,6 +37,14 @@ def status(text: str) -> Iterator[None]:
         yield
 
 
+def print_beside(text: str) -> None:
+    """A line on standard error, above a bar if one is shown; elsewhere it is never folded."""
+    if err.is_terminal:
+        err.print(Text(plain(text)))
+    else:
+        print(plain(text), file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """A length of time for reading, to two parts."""
     minutes, rest = divmod(round(seconds), 60)
@@ -54,6 +62,7 @@ class Count:
 
     def __init__(self, text: str, total: int, shown: bool = True) -> None:
         self.text, self.total, self.done = plain(text), total, 0
+        self._kept = self._told = 0  # of an earlier run; so many of them were spoken of
         self._made, self._started, self._said = 0, time.monotonic(), time.monotonic()
         self._shown = shown and not is_quiet()
         self._bar = Progress(
@@ -69,6 +78,7 @@ class Count:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._tell_kept()
         if not self._bar.disable:
             self._bar.stop()
 
@@ -82,6 +92,7 @@ class Count:
 
     def __call__(self, count: int) -> None:
         """So many more are done; now and then a line says so."""
+        self._tell_kept()
         self.step(count)
         if time.monotonic() - self._said >= SILENCE:
             self._said = time.monotonic()
@@ -92,6 +103,16 @@ class Count:
         self.done += count
         self._made += 0 if reused else count
         self.set_total(max(self.total, self.done))
+
+    def keep(self, count: int) -> None:
+        """So many more were there already, from an earlier run; one line says how many in all."""
+        self._kept += count
+        self.step(count, reused=True)
+
+    def _tell_kept(self) -> None:
+        if self._kept > self._told and self._shown:
+            self._told = self._kept
+            print_beside(f"{self._kept} of {self.total} were there from an earlier run")
 
     def set_total(self, total: int) -> None:
         """The total is known better now."""

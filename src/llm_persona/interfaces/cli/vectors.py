@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from llm_persona.interfaces.cli.chosen_items import read_item_set
 from llm_persona.interfaces.cli.executor import executor_options
 from llm_persona.interfaces.cli.extraction_grid import over_models_traits_sources
 from llm_persona.interfaces.cli.judging import optional_judge_options
@@ -60,56 +60,39 @@ def vectors() -> None:
 @json_option
 @over_models_traits_sources
 def extract(
-    trait: str, items: str, source: Any, position: Any, over: Any, contrast: Any, samples: int,
-    temperature: float | None, max_new_tokens: int, keep: Any, judge_trait: float, judge_coherence: float,
-    high_adapter: str | None, low_adapter: str | None, against: tuple[str, ...], sweep_layers: int, limit: int | None,
-    out: str, judge: str | None, judge_text: bool, base_url: str | None, concurrency: int, max_calls: int | None,
-    seed: int, model: str, dtype: str, device: str, engine: str, json_path: str | None,
+    judge: str | None, judge_trait: float, judge_coherence: float, judge_text: bool, base_url: str | None,
+    concurrency: int, max_calls: int | None, sweep_layers: int, out: str, seed: int, model: str, dtype: str,
+    device: str, engine: str, json_path: str | None, **contrast: Any,
 ) -> None:  # fmt: skip
     """Fit a vector on the fit split, choose its layer on select, judge it on test."""
-    from llm_persona.analysis.vectors import PersonaVector
-    from llm_persona.domain.errors import UserError
-    from llm_persona.domain.traits import load_trait
     from llm_persona.instruments.judging.opening import open_judge
+    from llm_persona.interfaces.cli.extraction_arguments import settled
     from llm_persona.interfaces.cli.extraction_text import print_extraction
     from llm_persona.interfaces.cli.terminal import StudyProgress, plain, status
     from llm_persona.studies.extraction import extract as run_extraction
     from llm_persona.studies.judge_filter import JudgeFilter
     from llm_persona.studies.recommend import most_layers
     from llm_persona.studies.shortfall import shortfall
-    from llm_persona.studies.sources import SourcePlan, item_sets, source_rows
+    from llm_persona.studies.sources import source_rows
     from llm_persona.studies.stages import Stages
-    from llm_persona.subject.elicit import ElicitationPlan
     from llm_persona.subject.remote.caller import Limits
 
-    loaded = load_trait(trait)
-    known = trait if items == "bank" else loaded.name
-    sets = item_sets(read_item_set(known, items, "all", None), loaded, (limit, limit, limit), limit, limit)
-    if source == "tuned" and not (high_adapter and low_adapter):
-        raise UserError("--source tuned needs --high-adapter DIR and --low-adapter DIR")
-    heat = temperature if temperature is not None else 1.0 if samples > 1 else 0.0
-    answers = ElicitationPlan(contrast, samples, heat, max_new_tokens, seed)
-    judged = None
-    if judge is not None and source == "labelled":
-        raise UserError("--judge: filters answers, and a labelled contrast has none; add --source prompted")
+    asked = settled(judge=judge, judge_text=judge_text, base_url=base_url, seed=seed, **contrast)
+    plan, others = asked.plan, asked.others
     if judge is not None:
         grader = open_judge(judge, base_url, Limits(concurrency, max_calls=max_calls), judge_text)
-        judged = JudgeFilter(grader, judge_trait, judge_coherence)
-    elif base_url is not None or judge_text:
-        raise UserError("--base-url and --text speak of a judge; add --judge")
-    plan = SourcePlan(source, position, over, answers, keep, (high_adapter, low_adapter), limit, judged)
-    loaded_others = [PersonaVector.load(path) for path in against]
-    others = {str(v.meta.get("trait", path)): v for v, path in zip(loaded_others, against, strict=True)}
+        plan = replace(plan, judged=JudgeFilter(grader, judge_trait, judge_coherence))
     with output_checked(out, json_path):
         subject = load_model(model, dtype, device, engine)
     for other in others.values():
         other.check(subject.n_layers, subject.hidden_size, subject.name)
     with status("making the contrast"):
-        rows = source_rows(subject, loaded, sets, plan)
+        rows = source_rows(subject, asked.trait, asked.sets, plan)
     with StudyProgress(3 + bool(rows.transfer) + most_layers(sweep_layers)) as shown:
         stages = Stages(reporter=shown)
-        found = run_extraction(lambda: subject, subject.identity, loaded.name, rows, sets.choosing, source, position,
-                               layers=sweep_layers, stages=stages, seed=seed, others=others)  # fmt: skip
+        found = run_extraction(lambda: subject, subject.identity, asked.trait.name, rows, asked.sets.choosing,
+                               plan.source, plan.position, layers=sweep_layers, stages=stages, seed=seed,
+                               others=others)  # fmt: skip
     found.vector.save(out)
     left = {(name, row["group"]) for name, rows in found.left_out.items() for row in rows}
     along = found.projections(range(found.vector.n_layers))

@@ -89,12 +89,7 @@ def ray_executor(address: str | None, cpus: float | None = None, gpus: float | N
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or no node has what a piece asks for.
     """
-    ray: Any
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--executor ray: Ray is not installed; pip install 'llm-persona[ray]'") from error
-    _reach(address)
+    ray = check(address)
     try:
         # (a cluster's workers have an environment of their own; which blocks are meant is the command's)
         told = {"env_vars": {SETTING: os.environ[SETTING]}} if os.environ.get(SETTING) else None
@@ -119,6 +114,21 @@ def ray_executor(address: str | None, cpus: float | None = None, gpus: float | N
         yield RayExecutor(ray, wanted_cpus, wanted_gpus)
     finally:
         ray.shutdown()
+
+
+def check(address: str | None) -> Any:
+    """Find out in seconds, and without starting anything, that there is no Ray or nobody who answers; the library.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be reached.
+    """
+    ray: Any
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--executor ray: Ray is not installed; pip install 'llm-persona[ray]'") from error
+    _reach(address)
+    return ray
 
 
 def _reach(address: str | None) -> None:
