@@ -20,7 +20,7 @@ from llm_persona.domain.store import write_json, write_text
 from llm_persona.domain.traits import Question, Trait
 from llm_persona.instruments.judging.protocol import Judge, JudgeRequest, Verdict, grading
 from llm_persona.studies.judge_gate import gate_of, gate_state
-from llm_persona.studies.monitored_answers import MonitorPlan, Progress, Written
+from llm_persona.studies.monitored_answers import MonitorPlan, Progress, Written, made_from
 from llm_persona.studies.verdicts import reasons, verdicts
 from llm_persona.subject.load import Subject
 from llm_persona.subject.trace_readers import readers_for

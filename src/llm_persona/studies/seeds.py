@@ -12,7 +12,8 @@ from llm_persona.domain.errors import UserError
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.trajectory import watch_for
-from llm_persona.subject.load import identify, load_subject
+from llm_persona.subject.load import load_subject
+from llm_persona.subject.locate import identify
 from llm_persona.training.along import Watch
 from llm_persona.training.data import TrainingData
 from llm_persona.training.finetune import Tuned, finetune, finished, training_key

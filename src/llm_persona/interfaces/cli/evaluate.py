@@ -108,7 +108,7 @@ def _refuse_for_workers(models: tuple[str, ...], dtype: str, device: str, engine
         UserError: a model behind an API, another engine, or a model that is not there.
     """
     from llm_persona.domain.errors import UserError
-    from llm_persona.subject.load import identify
+    from llm_persona.subject.locate import identify
 
     for model in models:
         if api.remote(model):
