@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from chats import kinds, write
 from conftest import save_tiny_adapter
 
 import llm_persona as lp
-from llm_persona.domain.condition import Condition
+from llm_persona.domain.condition import Condition, Steer
 from llm_persona.domain.open_questions import own_questions
-from llm_persona.studies import open_answers, screen_parts
+from llm_persona.instruments.trait_benchmark import TraitBenchmark
+from llm_persona.studies import evaluation, open_answers, screen_parts
 from llm_persona.studies.open_answers import Sampling, answer_questions
 from llm_persona.studies.screen import ScreenPlan, screen, survey
+from llm_persona.subject.standing import as_it_stands
+from llm_persona.subject.steer import steering_rows
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +109,47 @@ def test_open_answers_of_adapters_that_lay_at_one_path_are_told_apart(at_one_pat
     refuses_to_mix(at_one_path, lambda subject: answer_questions(subject, [lp.BASE], questions, sampling))
 
 
-def test_without_an_adapter_nothing_is_on(tiny_folders, namesakes):
+def test_what_is_on_is_part_of_what_a_subject_is_as_it_stands(tiny_folders, namesakes, engine):
+    subject = lp.load_subject(tiny_folders[0], None, "float32", "cpu", engine=engine)
+    vector = lp.PersonaVector(np.ones((4, 32), np.float32), np.ones(4, np.float32))
+    states = [
+        Condition(system="be brief"), Condition(system=""), Condition(adapter=namesakes["one"]),
+        *(Condition(steers=(Steer(vector, layer, dose=dose),)) for layer, dose in ((1, 0.1), (1, 0.2), (2, 0.1))),
+    ]  # fmt: skip
+    plain, seen = as_it_stands(subject), []
+    assert plain == subject.identity
+    for state in states:
+        with subject.under(state):
+            seen.append(as_it_stands(subject)["on"])
+            if state.steers:
+                lp.generate(subject, ["a b"], 2)  # (steering that touches nothing is refused)
+        assert as_it_stands(subject) == plain
+    assert len(set(seen)) == len(states)
+    with subject.under(Condition(adapter=namesakes["copy"])):
+        assert as_it_stands(subject)["on"] == seen[2]
+    with lp.steering(subject, vector, 1, dose=0.1):
+        assert as_it_stands(subject)["on"] == seen[3]
+        lp.generate(subject, ["a b"], 2)
+
+
+def test_rows_steered_each_its_own_way_are_told_apart_from_others(tiny):
+    vectors = [lp.PersonaVector(np.full((4, 32), x, np.float32), np.ones(4, np.float32)) for x in (1, 2)]
+    seen = set()
+    for doses in ([0.1, 0.2], [0.2, 0.1]):
+        with steering_rows(tiny, vectors, 1, doses):
+            seen.add(as_it_stands(tiny)["on"])
+            lp.generate(tiny, ["a b", "c d"], 2)
+    assert len(seen) == 2
+
+
+def test_an_evaluation_inside_somebody_s_condition_is_not_taken_for_one_outside(tiny_folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM_PERSONA_CACHE", str(tmp_path / "cache"))
     subject = lp.load_subject(tiny_folders[0], None, "float32", "cpu")
-    assert subject.adapter_content is None
-    with subject.under(Condition(adapter=namesakes["one"])):
-        assert subject.adapter_content is not None
-    assert subject.adapter_content is None
+    vector = lp.PersonaVector(np.ones((4, 32), np.float32), np.ones(4, np.float32))
+    sets, conditions = {"openness": lp.load_items("openness")[:3]}, {"openness": lp.BASE}
+    plan = evaluation.EvaluationPlan(TraitBenchmark(()))
+    monkeypatch.setattr(evaluation, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))  # as a kill leaves it
+    plain = evaluation.evaluate_sets(subject, sets, conditions, plan)
+    with lp.steering(subject, vector, 1, dose=3.0):
+        inside = evaluation.evaluate_sets(subject, sets, conditions, plan)
+    assert inside["traits"]["openness"]["rows"] != plain["traits"]["openness"]["rows"]

@@ -64,6 +64,11 @@ class Steer:
         """What decides its effect besides the vector."""
         return [self.layer, self.coefficient, self.dose, self.positions, self.operator, self.floor, self.ceiling]
 
+    @property
+    def state(self) -> list[Any]:
+        """What it does to a subject, as plain data for a digest; its name does not count."""
+        return [self.vector.digest, *self.effect]
+
     def as_json(self) -> dict[str, Any]:
         """What a reader of results needs to repeat it."""
         found = {"vector": self.name, "layer": self.layer, "coefficient": self.coefficient, "dose": self.dose}
@@ -89,7 +94,7 @@ class Condition:
         adapter = None
         if self.adapter is not None:
             adapter = [file_digest(Path(self.adapter) / name) for name in FILES]
-        return [self.system, adapter, [[steer.vector.digest, *steer.effect] for steer in self.steers]]
+        return [self.system, adapter, [steer.state for steer in self.steers]]
 
     def as_json(self) -> dict[str, Any]:
         """What a reader of results needs to repeat the condition."""

@@ -19,6 +19,7 @@ from llm_persona.domain.traits import Question, Trait
 from llm_persona.studies.stored_answers import StoredAnswer, answer_of, stored
 from llm_persona.subject.generate import BATCH, Answer, check_samples, generate
 from llm_persona.subject.load import Subject
+from llm_persona.subject.standing import as_it_stands
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Job:
         self.asked = plan.asked(trait)
         self.how = {
             "model": subject.name,
-            "state": digest([subject.identity, condition.state])[:16],
+            "state": digest([as_it_stands(subject), condition.state])[:16],
             "temperature": plan.temperature,
             "max_new_tokens": plan.max_new_tokens,
             "seed": plan.seed,

@@ -28,6 +28,7 @@ from llm_persona.studies.stages import Stages
 from llm_persona.subject.load import Subject
 from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.subject.smollm2 import cache_folder
+from llm_persona.subject.standing import as_it_stands
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def evaluate_sets(
     Parts that are finished are kept in the cache folder until all is done: the same call after a kill goes on there.
     `progress` is told of the items just done; of those that an earlier call left, `kept` instead, if it is given.
     """
-    return _evaluated(subject.identity, lambda: subject, sets, conditions, plan, (progress, kept))
+    return _evaluated(as_it_stands(subject), lambda: subject, sets, conditions, plan, (progress, kept))
 
 
 def evaluate_sets_by(

@@ -21,6 +21,7 @@ from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Row, readable
 from llm_persona.subject.record import record
 from llm_persona.subject.smollm2 import cache_folder
+from llm_persona.subject.standing import as_it_stands
 from llm_persona.subject.trace import trace
 from llm_persona.subject.trace_readers import readers_for
 
@@ -105,7 +106,7 @@ def write_answers(
     if shared and not allow_overlap:
         raise Overlap(f"the vector was made from {shared} of these {len(questions)} questions (or --allow-overlap)")
     if folder is None:
-        name = digest([subject.identity, trait.digest, vector.digest, reader.layer])
+        name = digest([as_it_stands(subject), trait.digest, vector.digest, reader.layer])
         folder = cache_folder() / "monitorings" / name[:24]
     stages = Stages(folder)
     read = [vector, *(random_like(vector, seed) for seed in range(RANDOM))]
@@ -113,7 +114,7 @@ def write_answers(
     asked = [q.text for q in questions]
     found = []
     for condition in plan.conditions(trait, vector, reader.layer):
-        key = [subject.identity, condition.state, vector.digest, reader.layer, RANDOM, asked]
+        key = [as_it_stands(subject), condition.state, vector.digest, reader.layer, RANDOM, asked]
 
         def look(condition: Condition = condition) -> Any:
             with subject.under(condition):

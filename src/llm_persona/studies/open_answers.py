@@ -13,6 +13,7 @@ from llm_persona.domain.store import digest
 from llm_persona.studies.stages import Stages
 from llm_persona.subject.generate import Answer, generate
 from llm_persona.subject.smollm2 import cache_folder
+from llm_persona.subject.standing import as_it_stands
 
 PART = 64
 """Answers between two savings: what `generate` runs together."""
@@ -106,8 +107,7 @@ def answer_questions(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"condition {twice!r} occurs twice; give each a different vector, adapter or instruction")
-    on = [subject.adapter_content] if subject.adapter_content is not None else []
-    stages = Stages(cache_folder() / "open_answers" / digest([subject.identity, subject.system, *on])[:24])
+    stages = Stages(cache_folder() / "open_answers" / digest(as_it_stands(subject))[:24])
     found = []
     for condition in conditions:
         for number, part in enumerate(parts(questions, sampling)):

@@ -32,6 +32,7 @@ from llm_persona.studies.stages import Stages
 from llm_persona.subject.chat import render_response
 from llm_persona.subject.load import Subject
 from llm_persona.subject.rendered_once import of_tokenizer
+from llm_persona.subject.standing import as_it_stands
 from llm_persona.training.data import Skipped, chat_rows
 
 ALL_UP_TO = 1000
@@ -163,7 +164,7 @@ def screen(
     """
     plan = plan or ScreenPlan()
     vector.check(subject.n_layers, subject.hidden_size, subject.name)
-    asked = _asked(data, vector, layer, plan, [subject.identity, subject.system, subject.adapter_content])
+    asked = _asked(data, vector, layer, plan, as_it_stands(subject))
     return _screened(asked, data, plan, lambda: subject, progress, kept)
 
 
@@ -191,12 +192,12 @@ def screen_by(
     check_workers(executor, [(model, dtype, device)])
     lab = Lab(model, dtype, device, Stages())
     vector.check(vector.n_layers, vector.directions.shape[1], lab.identity["model"])
-    asked = _asked(data, vector, layer, plan, [lab.identity, None, None])
+    asked = _asked(data, vector, layer, plan, lab.identity)
     make_parts(asked.stages, (part for part, _ in asked.parts()), ScreenMaker(lab, asked), executor, progress, kept)
     return _screened(asked, data, plan, lab.subject)
 
 
-def _asked(data: ChatFile, vector: PersonaVector, layer: int, plan: ScreenPlan, state: list[Any]) -> Screening:
+def _asked(data: ChatFile, vector: PersonaVector, layer: int, plan: ScreenPlan, state: dict[str, Any]) -> Screening:
     """What is asked, where it can be."""
     if not 0 <= layer < vector.n_layers:
         raise UserError(f"--layer {layer}: the vector has layers 0 to {vector.n_layers - 1}")
@@ -241,7 +242,7 @@ def _screened(
         "format": format_of("screen"),
         "trait": vector.meta.get("trait"),
         "layer": layer,
-        "model": asked.state[0]["model"],
+        "model": asked.state["model"],
         "data": {"path": str(data.path), "sha256": data.sha256},
         "vector": vector.digest,
         "plan": asdict(plan),

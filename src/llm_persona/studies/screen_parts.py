@@ -31,9 +31,8 @@ Numbered = tuple[int, Example]
 
 @dataclass(frozen=True)
 class Screening:
-    """Everything that decides the numbers of a file's usable rows. `state`: the subject's identity, system turn and
-    adapter's content; `full`: how many of the `usable` rows get the full difference, with answers of
-    `max_new_tokens`."""
+    """Everything that decides the numbers of a file's usable rows. `state`: the subject as it stands; `full`: how many
+    of the `usable` rows get the full difference, with answers of `max_new_tokens`."""
 
     path: Path
     sha256: str
@@ -42,7 +41,7 @@ class Screening:
     layer: int
     full: int
     max_new_tokens: int
-    state: Sequence[Any]
+    state: dict[str, Any]
 
     @property
     def settings(self) -> list[Any]:

@@ -6,13 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from llm_persona.domain.adapters import adapter_digest
 from llm_persona.domain.condition import Condition
 from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
@@ -46,6 +44,8 @@ class Subject:
     current_rows: list[int] | None = None
     """Which of the caller's rows are in the batch that `generate` is running now."""
     steering_layers: list[int] = field(default_factory=list)
+    steered: list[Any] = field(default_factory=list)
+    """What each steering that is on does, as plain data."""
     """Layers at which a steering context is active now."""
     steering_thread: int | None = None
     """The thread that steers: another one must not use the subject meanwhile."""
@@ -100,11 +100,6 @@ class Subject:
         if self.merged:
             found["adapter"] = "+".join(self.merged)
         return found if self.blocks_path is None else {**found, "blocks": self.blocks_path}
-
-    @property
-    def adapter_content(self) -> str | None:
-        """Digest of the adapter that is on: other weights may come to lie at its path, and a copy is the same."""
-        return adapter_digest(Path(self.adapter)) if self.adapter is not None else None
 
     @contextmanager
     def under(self, condition: Condition) -> Iterator[Subject]:

@@ -68,7 +68,7 @@ def steering(
 @contextmanager
 def steered_by(subject: Subject, steer: Steer) -> Iterator[SteeringCount]:
     """Steer as a condition's entry says."""
-    with _changing(subject, steer.layer, _change(subject, steer), steer.positions) as count:
+    with _changing(subject, steer.layer, _change(subject, steer), steer.positions, steer.state) as count:
         yield count
 
 
@@ -89,8 +89,13 @@ def steering_rows(
             raise RuntimeError("steering_rows: only generate() says which rows are in a batch")
         return deltas[subject.current_rows][:, None]
 
-    with _changing(subject, layer, chosen, "all") as count:
+    with _changing(subject, layer, chosen, "all", rows_state(vectors, layer, doses)) as count:
         yield count
+
+
+def rows_state(vectors: Sequence[PersonaVector], layer: int, doses: Sequence[float]) -> Any:
+    """What `steering_rows` does, as plain data."""
+    return ["rows", layer, [[vector.digest, dose] for vector, dose in zip(vectors, doses, strict=True)]]
 
 
 def check_vector(subject: Subject, vector: PersonaVector, layer: int) -> None:
@@ -131,7 +136,7 @@ def _change(subject: Subject, steer: Steer) -> Change:
 
 
 @contextmanager
-def _changing(subject: Subject, layer: int, change: Change, positions: str) -> Iterator[SteeringCount]:
+def _changing(subject: Subject, layer: int, change: Change, positions: str, state: Any) -> Iterator[SteeringCount]:
     owner = threading.get_ident()
     if subject.steering_layers and subject.steering_thread != owner:
         raise UserError("this subject is being steered by another thread; load a second one, or wait")
@@ -153,12 +158,14 @@ def _changing(subject: Subject, layer: int, change: Change, positions: str) -> I
 
         handle = subject.blocks[layer].register_forward_hook(hook)
         subject.steering_layers.append(layer)
+        subject.steered.append(state)
         subject.steering_thread = owner
         try:
             yield count
         finally:
             handle.remove()
             subject.steering_layers.remove(layer)
+            subject.steered.remove(state)
     refuse_untouched(count)
 
 

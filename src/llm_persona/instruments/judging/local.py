@@ -27,6 +27,7 @@ from llm_persona.subject.locate import identify
 from llm_persona.subject.logits import logits_at
 from llm_persona.subject.packing import Packed, in_batches_rendered
 from llm_persona.subject.reading import reading
+from llm_persona.subject.standing import as_it_stands
 
 REPLY_TOKENS = 12
 """Tokens that a judge writes where its numbers carry too little probability: they tell a refusal from idle talk."""
@@ -46,7 +47,7 @@ class LocalJudge:
     @classmethod
     def of(cls, subject: Subject) -> LocalJudge:
         """A judge from a subject that is in memory."""
-        return cls({**subject.identity, "system": subject.system}, lambda: subject)
+        return cls({**as_it_stands(subject), "system": subject.system}, lambda: subject)
 
     def judge(self, requests: Sequence[JudgeRequest], progress: Callable[[int], None] | None = None) -> list[Verdict]:
         """One verdict a request; a prompt beyond the model's length is unscored."""

@@ -30,6 +30,7 @@ from llm_persona.subject.steer import (
     check_vector,
     delta_of,
     refuse_untouched,
+    rows_state,
     steered_by,
     steering_rows,
 )
@@ -182,7 +183,7 @@ def _steered_by(subject: VllmSubject, steer: Steer) -> Iterator[SteeringCount]:
     def move(_row: int, begins: int) -> Move:
         return Move(vector, steer.operator, steer.positions, begins, steer.floor, steer.ceiling)
 
-    with _steering(subject, Steering(steer.layer, move, steer.positions != "all")) as count:
+    with _steering(subject, Steering(steer.layer, move, steer.positions != "all"), steer.state) as count:
         yield count
 
 
@@ -192,23 +193,26 @@ def _steering_rows(
     subject: VllmSubject, vectors: Sequence[PersonaVector], layer: int, doses: Sequence[float]
 ) -> Iterator[SteeringCount]:
     deltas = [delta_of(subject, v, layer, None, dose) for v, dose in zip(vectors, doses, strict=True)]
-    with _steering(subject, Steering(layer, lambda row, _begins: Move(deltas[row]), True)) as count:
+    each = Steering(layer, lambda row, _begins: Move(deltas[row]), True)
+    with _steering(subject, each, rows_state(vectors, layer, doses)) as count:
         yield count
 
 
 @contextmanager
-def _steering(subject: VllmSubject, steering: Steering) -> Iterator[SteeringCount]:
+def _steering(subject: VllmSubject, steering: Steering, state: Any) -> Iterator[SteeringCount]:
     owner = threading.get_ident()
     if subject.steerings and subject.steering_thread != owner:
         raise UserError("this subject is being steered by another thread; load a second one, or wait")
     subject.steerings.append(steering)
     subject.steering_layers.append(steering.layer)
+    subject.steered.append(state)
     subject.steering_thread = owner
     try:
         yield steering.count
     finally:
         subject.steerings.remove(steering)
         subject.steering_layers.remove(steering.layer)
+        subject.steered.remove(state)
     refuse_untouched(steering.count)
 
 

@@ -63,6 +63,7 @@ class VllmSubject(Subject):
         self.shares_prompts = False
         self.current_rows: list[int] | None = None
         self.steering_layers: list[int] = []
+        self.steered: list[Any] = []
         self.steering_thread: int | None = None
         self.responses = None
         self.steerings: list[Steering] = []

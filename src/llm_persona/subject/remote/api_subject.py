@@ -29,9 +29,6 @@ TOP = 20
 class ApiSubject:
     """A model behind an OpenAI-compatible endpoint; the evaluation instruments take it like any subject."""
 
-    adapter_content: None = None
-    """No adapter is ever on."""
-
     def __init__(self, name: str, caller: Caller) -> None:
         self.name = name
         self.caller = caller
