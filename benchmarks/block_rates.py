@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,17 +51,30 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=8, help="read a round; half as many are trained on")
     parser.add_argument("--answers", type=int, default=64, help="written at once")
     given = parser.parse_args()
-    found = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "device": given.device, "answers": given.answers,
-        "sizes": {size: of_size(size, given) for size in given.sizes},
-    }  # fmt: skip
+    found = {"machine": machine(), "answers": given.answers, "sizes": {}}
+    for size in given.sizes:
+        found["sizes"][size], found["device"], found["dtype"] = of_size(size, given)
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 
-def of_size(size: str, given: Any) -> dict[str, Any]:
-    """Seconds a block: of a token read, of a step of writing, of a token trained; medians, and each round's."""
+def machine() -> str:
+    """What computes here: the GPU's name, or the CPU's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def of_size(size: str, given: Any) -> tuple[dict[str, Any], str, str]:
+    """Seconds a block: of a token read, of a step of writing, of a token trained; medians, and each round's. Beside it
+    the device and the number format.
+
+    Raises:
+        SystemExit: a second block took no time, so the clock cannot tell what a block costs.
+    """
     with tempfile.TemporaryDirectory() as place:
         subjects = [build(SHAPES[size], n, Path(place) / str(n), given.device) for n in BLOCKS]
         counts = [Count(subject) for subject in subjects]
@@ -78,8 +92,14 @@ def of_size(size: str, given: Any) -> dict[str, Any]:
             found["step"] = (added["long"] - added["short"]) / (LONG - SHORT)
             print(size, number, {k: f"{v:.3g}" for k, v in found.items()}, flush=True)
             rounds.append(found)
+        blocks = subjects[0].blocks
+        parameters = sum(p.numel() for p in blocks[0].parameters())
+        about = str(subjects[0].device), str(subjects[0].dtype).removeprefix("torch.")
     kept = rounds[1:]
-    return {"median": {kind: statistics.median(r[kind] for r in kept) for kind in kept[0]}, "rounds": kept}
+    median = {kind: statistics.median(r[kind] for r in kept) for kind in kept[0]}
+    if min(median.values()) <= 0:
+        sys.exit(f"{size}: a second block took no time ({median}); give more --rounds or --items, or a quieter machine")
+    return {"parameters": parameters, "median": median, "rounds": kept}, *about
 
 
 def jobs(number: int, given: Any, place: Path) -> dict[str, Callable[[Subject], Any]]:

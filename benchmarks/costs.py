@@ -60,14 +60,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens read, written and trained; `pieces` may be made at once; `answer` is the length of an answer."""
+    """Tokens read, written and trained; `pieces` may be made at once."""
 
     name: str
     read: float
     written: float
     trained: float
     pieces: int
-    answer: int
 
 
 def count(out: Path, preset: str) -> None:
@@ -153,9 +152,8 @@ def works(found: dict[str, Any], traits: int, adapters: int) -> list[Work]:
     base = total(found["audit"], lambda s: not (s.startswith("tuned ") or " reads tuned" in s))
     sweep = {k: adapters * (tune[k] / (2 * n) + traits * tuned[k]) + traits * base[k] for k in KINDS}
     return [
-        Work(f"study of {traits} traits ({found['preset']})", **study, pieces=traits, answer=found["answer"]),
-        Work(f"{adapters} adapters, trained and audited on {traits} traits", **sweep, pieces=adapters,
-             answer=found["audit_answer"]),
+        Work(f"study of {traits} traits ({found['preset']})", **study, pieces=traits),
+        Work(f"{adapters} adapters, trained and audited on {traits} traits", **sweep, pieces=adapters),
     ]  # fmt: skip
 
 
@@ -191,15 +189,23 @@ def cost(work: Work, size: Size, gpus: int, machine: Machine) -> dict[str, Any]:
     }
 
 
-def cost_here(work: Work, size: Size, rates: dict[str, Any], overhead: float) -> dict[str, Any]:
-    """Hours at rates that `block_rates.py` measured, blocks times a block's, if there is memory for the model."""
-    block = rates["sizes"][size.name]["median"]
-    seconds = {
-        "reading": size.layers * block["read"] * work.read,
-        "writing": size.layers * block["step"] * work.written / rates["answers"],
-        "training": size.layers * block["trained"] * work.trained,
-    }
-    return {"hours": sum(seconds.values()) * overhead / 3600, "bottleneck": _most(seconds)}
+def cost_here(work: Work, size: Size, rates: dict[str, Any], outside: float) -> dict[str, Any]:
+    """Hours at rates that `block_rates.py` measured, if there is memory for the model: the median, and the range over
+    its rounds. The output layer counts as the blocks that have as many parameters, for every token: an upper bound."""
+    measured = rates["sizes"][size.name]
+    blocks = size.parameters / measured["parameters"]
+
+    def seconds(block: dict[str, float]) -> dict[str, float]:
+        return {
+            "reading": blocks * block["read"] * work.read,
+            "writing": blocks * block["step"] * work.written / rates["answers"],
+            "training": blocks * block["trained"] * work.trained,
+        }
+
+    hours = [sum(seconds(block).values()) * outside / 3600 for block in (measured["median"], *measured["rounds"])]
+    return {
+        "hours": hours[0], "range": (min(hours[1:]), max(hours[1:])), "bottleneck": _most(seconds(measured["median"])),
+    }  # fmt: skip
 
 
 def _most(seconds: dict[str, float]) -> str:
@@ -224,6 +230,8 @@ def main() -> None:
     parser.add_argument("--gpu-price", type=float, default=2.0, help="money a GPU-hour (assumed)")
     parser.add_argument("--overhead", type=float, default=1.12, help="a whole study over the floors of its parts, as "
                         "`bench --run` measured it on a CPU")  # fmt: skip
+    parser.add_argument("--outside", type=float, default=1.04, help="with --rates: a whole study over its stages, as "
+                        "`bench --run` measured it on a CPU")  # fmt: skip
     parser.add_argument("--batch", type=int, default=64, help="answers written at once (the published rate's)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens read at once")
     given = parser.parse_args()
@@ -244,7 +252,7 @@ def main() -> None:
         print(f"{work.name}: {work.read / 1e6:.1f} M tokens read, {work.written / 1e6:.2f} M written, "
               f"{work.trained / 1e6:.2f} M trained")  # fmt: skip
     if given.rates is not None:
-        table_here(asked, json.loads(given.rates.read_text(encoding="utf-8")), given.overhead)
+        table_here(asked, json.loads(given.rates.read_text(encoding="utf-8")), given.outside)
     else:
         gpu = Gpu("", given.gpu_flops * 1e12, given.gpu_bandwidth * 1e9, given.gpu_memory * 1e9, given.gpu_link * 1e9)
         table(asked, Machine(gpu, shares(), given.gpu_price, given.overhead, given.batch, given.batch_tokens))
@@ -264,13 +272,16 @@ def table(asked: list[Work], machine: Machine) -> None:
                 print(f"| {' | '.join(map(str, cells))} | {row['bottleneck']} |")
 
 
-def table_here(asked: list[Work], rates: dict[str, Any], overhead: float) -> None:
+def table_here(asked: list[Work], rates: dict[str, Any], outside: float) -> None:
     """Print a row for each work and each size that was measured."""
-    print(f"measured on: {rates['machine']}\n\n| Work | Model | Hours | Bottleneck |\n|---|---|---|---|")
+    about = ", ".join(str(rates[name]) for name in ("machine", "device", "dtype"))
+    print(f"measured on: {about}\n\n| Work | Model | Hours | over the rounds | Bottleneck |\n{'|---' * 5}|")
     for work in asked:
         for size in (s for s in SIZES if s.name in rates["sizes"]):
-            row = cost_here(work, size, rates, overhead)
-            print(f"| {work.name} | {size.name} | {row['hours']:.3g} | {row['bottleneck']} |")
+            row = cost_here(work, size, rates, outside)
+            low, high = row["range"]
+            cells = [work.name, size.name, f"{row['hours']:.3g}", f"{low:.3g} to {high:.3g}", row["bottleneck"]]
+            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Rates that others measured on GPUs and published, and what follows from them for a model of any size.
 
 Read and written: TensorRT-LLM 0.5.0, docs/source/performance.md (A100 80 GB SXM, FP16): a first token after 2,048
-others at batch 1; tokens a second at batch 64 with 128 tokens in and out. An owner of such a card got 5,500 where a
-later edition of that page says 6,553 (TensorRT-LLM issue 2648).
+others at batch 1; tokens a second of all GPUs together at batch 64 with 128 tokens in and out.
 Trained: NeMo AutoModel, docs/performance-summary.md of 2025-10-02 (LoRA of Llama 3 70B, eight H100, PyTorch, BF16).
 Peaks, memory and links are NVIDIA's data sheets.
 """

@@ -26,6 +26,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 ASKED = 1.5
+TIMED = ("tune high", "tune low")
+"""Stages whose values hold places or seconds."""
 
 
 @contextmanager
@@ -95,15 +97,16 @@ def evaluating(executor: Any, model: str, rows: int, place: Path) -> tuple[float
 
 
 def studying(executor: Any, model: str, rows: int, place: Path) -> tuple[float, Any]:
-    """The pieces of a study of two traits: their seconds, and how many stages each made."""
+    """The pieces of a study of two traits: their seconds, and the values of every stage."""
     import llm_persona as lp
     from llm_persona.studies.grid import make_ahead
 
     config = lp.StudyConfig(traits=["openness", "machiavellianism"], preset="smoke", model=model)
-    pieces: dict[str, int] = {}
     started = time.monotonic()
-    make_ahead([config], [place / "run"], executor, lambda piece, made: pieces.update({piece.name: made}))
-    return time.monotonic() - started, pieces
+    make_ahead([config], [place / "run"], executor, lambda piece, made: None)
+    seconds = time.monotonic() - started
+    stages = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((place / "run").rglob("stages/*.json"))]
+    return seconds, {stage["stage"]: stage["value"] for stage in stages if not stage["stage"].endswith(TIMED)}
 
 
 WORK: dict[str, Callable[..., tuple[float, Any]]] = {"screen": screening, "evaluate": evaluating, "study": studying}

@@ -57,6 +57,16 @@ def test_what_the_plain_ways_repetitions_have_in_common_counts_once():
     assert (found.ratio, found.holds) == (1.0, True)
 
 
+@pytest.mark.parametrize("common", [1.0, 2.0])
+def test_a_floor_that_comes_out_at_nothing_is_said_and_holds_nothing(common):
+    """What is timed twice to be taken off may have been slower the second time."""
+    clock = Clock()
+    jobs = clock.job(lambda n: 5.0), clock.job(lambda n: 2.0)
+    taken_off = [(-2, clock.job(lambda n: common))]
+    with pytest.warns(Shortfall, match="x is too short to be timed here; give more --items"):
+        assert measure(Comparison("x", "over", *jobs, at_most=1.15, beside=taken_off), 2, clock) is None
+
+
 def test_neither_way_finds_what_the_other_has_rendered():
     went = []
     job = Comparison("x", "", lambda n: went.append("o"), lambda n: went.append("p"), at_least=1)
@@ -79,7 +89,7 @@ def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tmp_
 
 def test_letters_that_a_model_cannot_read_are_said_and_cost_no_other_timing(tiny):
     """Its context ends before the first prompt with four options does."""
-    with pytest.warns(Shortfall, match="TRAIT, choice is not timed: its prompts are longer than the 512 tokens"):
+    with pytest.warns(Shortfall, match="choice .and doses in it. is not timed: prompts exceed the 512 tokens"):
         names = [t.name for t in bench(tiny, rounds=1, items=2)]
     assert len(names) == 9
     assert not any("choice" in name for name in names)

@@ -9,7 +9,7 @@ import pytest
 
 from llm_persona.domain.errors import Shortfall, TooLong, UserError
 from llm_persona.domain.responses import Response
-from llm_persona.subject import checked_rows, record
+from llm_persona.subject import checked_rows, memory, record
 from llm_persona.subject.checked_rows import CheckedRows
 from llm_persona.subject.packing import Row
 
@@ -30,15 +30,15 @@ def _responses(count: int, long: tuple[int, ...] = ()) -> list[Response]:
 
 
 def test_the_first_rows_are_read_before_the_last_is_rendered(tiny, in_small_parts, monkeypatch):
-    read, render = threading.Event(), checked_rows.render_rows
+    read, fits = threading.Event(), checked_rows.row_fits
     waited = []
 
-    def rendered(subject, rows):
-        if rows[0].prompt.endswith(" 9"):
+    def rendered(subject, row, number):
+        if number == 9:
             waited.append(read.wait(SOON))
-        return render(subject, rows)
+        return fits(subject, row, number)
 
-    monkeypatch.setattr(checked_rows, "render_rows", rendered)
+    monkeypatch.setattr(checked_rows, "row_fits", rendered)
     found = record.record(tiny, _responses(10), progress=lambda _count: read.set())
     assert waited == [True]
     assert len(found) == 10
@@ -76,14 +76,14 @@ def test_a_row_that_cannot_be_rendered_stops_the_work_before_its_turn(tiny, in_s
 
 
 def test_what_a_template_raises_reaches_the_caller_and_no_thread_stays(tiny, monkeypatch):
-    def refuse(_subject, _rows):
+    def refuse(*_):
         raise KeyError("strange")
 
-    monkeypatch.setattr(checked_rows, "render_rows", refuse)
-    before = threading.active_count()
+    monkeypatch.setattr(checked_rows, "row_fits", refuse)
+    before = set(threading.enumerate())
     with pytest.raises(KeyError, match="strange"):
         record.record(tiny, _responses(4))
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_question_whose_long_row_comes_late_is_left_out_whole(tiny, in_small_parts):
@@ -104,8 +104,8 @@ def test_nothing_is_left_where_every_row_is_too_long(tiny, in_small_parts):
 
 def test_the_thread_keeps_the_system_turn_under_which_it_began(tiny, monkeypatch):
     """A condition may end while rows are still rendered."""
-    seen, render = [], checked_rows.render_rows
-    monkeypatch.setattr(checked_rows, "render_rows", lambda s, rows: seen.append(rows[0].system) or render(s, rows))
+    seen, fits = [], checked_rows.row_fits
+    monkeypatch.setattr(checked_rows, "row_fits", lambda s, row, n: seen.append(row.system) or fits(s, row, n))
     tiny.system = "be brief"
     try:
         checked = CheckedRows(tiny, [Row("a", "b"), Row("a", "c", "be long")], [0, 1])
@@ -131,3 +131,34 @@ def test_answers_to_one_prompt_share_it_though_they_come_instruction_by_instruct
     assert sum(shape[0] for shape in read) == len(asked)
     alone = np.concatenate([record.record(tiny, [row]).values for row in rows])
     assert np.abs(together.values - alone).max() < 1e-5
+
+
+def test_a_prompt_with_very_many_answers_makes_several_sequences(tiny):
+    rows = [Response("a b c d", f"{WORDS[k % 8]} {WORDS[k % 3]} b", "neutral", "q") for k in range(40)]
+    whole = record.record(tiny, rows).values
+    seen, budget = [], tiny.token_budget
+    hook = tiny.decoder.register_forward_pre_hook(
+        lambda _module, _args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    tiny.token_budget = 60
+    try:
+        parts = record.record(tiny, rows).values
+    finally:
+        tiny.token_budget = budget
+        hook.remove()
+    assert 30 < max(seen) <= 60
+    assert np.abs(parts - whole).max() < 1e-5
+
+
+def test_values_in_a_file_are_moved_up_within_it_where_rows_are_left_out(tiny, in_small_parts, monkeypatch):
+    rows = _responses(12, long=(3,))
+    with pytest.warns(Shortfall):
+        ordinary = record.record(tiny, rows)
+    monkeypatch.setattr(memory, "IN_MEMORY", 100)
+    taken = []
+    monkeypatch.setattr(record, "room", lambda shape: taken.append(shape) or memory.room(shape))
+    with pytest.warns(Shortfall):
+        stored = record.record(tiny, rows)
+    assert len(taken) == 1
+    assert isinstance(stored.values, np.memmap)
+    assert (np.asarray(stored.values) == ordinary.values).all()

@@ -98,6 +98,7 @@ def test_rows_rendered_in_parts_are_those_rendered_at_once(tiny, monkeypatch):
     from llm_persona.subject import record as recording
 
     whole = lp.record(tiny, ROWS).values
+    monkeypatch.setattr(recording, "FIRST", 2)
     monkeypatch.setattr(recording, "RENDERED", 3)
     np.testing.assert_allclose(lp.record(tiny, ROWS).values, whole, atol=1e-5)
 

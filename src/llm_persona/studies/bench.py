@@ -10,7 +10,7 @@ from llm_persona.domain.errors import UserError
 from llm_persona.domain.item_sources import load_items
 from llm_persona.studies.bench_jobs import comparisons, exported_comparison, training_comparison
 from llm_persona.studies.rotation import Rotation
-from llm_persona.studies.timing import Timing, measure
+from llm_persona.studies.timing import Comparison, Timing, measure
 from llm_persona.subject.load import Subject
 from llm_persona.subject.rendered_once import of_tokenizer
 
@@ -32,12 +32,15 @@ def bench(subject: Subject, rounds: int = 5, items: int = 8) -> Iterator[Timing]
         raise UserError(f"bench: rounds must be at least 1, items 2 to {len(bank) // 2}; got {rounds} and {items}")
     rotation = Rotation(bank, items)
     forget = of_tokenizer(subject.tokenizer).forget  # (what one way has rendered must not serve the other)
-    for comparison in comparisons(subject, rotation):
-        yield measure(comparison, rounds, before=forget)
-    training = training_comparison(subject, Rotation(bank, min(2 * items, len(bank))))
-    if training is not None:
-        yield measure(training, rounds, before=forget)
     with tempfile.TemporaryDirectory() as place:
-        exported = exported_comparison(subject, rotation, Path(place) / "model")
-        if exported is not None:
-            yield measure(exported, rounds, before=forget)
+        for comparison in _all(subject, rotation, Rotation(bank, min(2 * items, len(bank))), Path(place) / "model"):
+            timing = measure(comparison, rounds, before=forget)
+            if timing is not None:
+                yield timing
+
+
+def _all(subject: Subject, rotation: Rotation, training: Rotation, folder: Path) -> Iterator[Comparison]:
+    yield from comparisons(subject, rotation)
+    for one in (training_comparison(subject, training), exported_comparison(subject, rotation, folder)):
+        if one is not None:
+            yield one

@@ -24,7 +24,8 @@ from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject, load_subject
 from llm_persona.subject.memory import is_out_of_memory
-from llm_persona.subject.one_at_a_time import letters, likelihoods, response_means
+from llm_persona.subject.one_at_a_time import letters as one_by_one
+from llm_persona.subject.one_at_a_time import likelihoods, response_means
 from llm_persona.subject.packing import Row
 from llm_persona.subject.placement import is_spread
 from llm_persona.subject.record import record
@@ -46,6 +47,9 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
     vector = fit(record(subject, labelled(rotation(0))))
     layer = subject.n_layers // 2
     _agree(subject, rotation(0))
+    letters = letters_fit(subject, rotation)
+    if not letters:
+        _untimed("TRAIT, choice (and doses in it)", f"prompts exceed the {subject.max_length} tokens the model reads")
     return [
         Comparison(
             "recording, against a bare forward", "share of the bare forward's speed, same batches",
@@ -68,8 +72,8 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
             lambda n: TraitBenchmark(rotation(n)).measure(subject),
             lambda n: likelihoods(subject, option_rows(rotation(n))), at_least=3.0,
         ),
-        *_choice(subject, rotation),
-        *dose_comparisons(subject, vector, rotation),
+        *(_choice(subject, rotation) if letters else []),
+        *dose_comparisons(subject, vector, rotation, letters),
         Comparison(
             "steered generation", "time over that of unsteered, same text",
             lambda n: _write(subject, rotation(n), Condition(steers=(Steer(vector, layer, dose=SAME_TEXT),))),
@@ -79,15 +83,11 @@ def comparisons(subject: Subject, rotation: Rotation) -> list[Comparison]:
 
 
 def _choice(subject: Subject, rotation: Rotation) -> list[Comparison]:
-    """Letters, where the model reads their prompts."""
-    if not letters_fit(subject, rotation):
-        _untimed("TRAIT, choice", f"its prompts are longer than the {subject.max_length} tokens the model reads")
-        return []
     return [
         Comparison(
             "TRAIT, choice", "times as fast as one prompt at a time",
             lambda n: TraitBenchmark(rotation(n), "choice").measure(subject),
-            lambda n: letters(subject, orders(rotation(n))), at_least=1.5,
+            lambda n: one_by_one(subject, orders(rotation(n))), at_least=1.5,
         )
     ]  # fmt: skip
 

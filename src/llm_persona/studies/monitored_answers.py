@@ -105,8 +105,9 @@ def write_answers(
     shared = made_from(vector, questions)
     if shared and not allow_overlap:
         raise Overlap(f"the vector was made from {shared} of these {len(questions)} questions (or --allow-overlap)")
+    stands = as_it_stands(subject)
     if folder is None:
-        name = digest([as_it_stands(subject), trait.digest, vector.digest, reader.layer])
+        name = digest([stands, trait.digest, vector.digest, reader.layer])
         folder = cache_folder() / "monitorings" / name[:24]
     stages = Stages(folder)
     read = [vector, *(random_like(vector, seed) for seed in range(RANDOM))]
@@ -114,7 +115,7 @@ def write_answers(
     asked = [q.text for q in questions]
     found = []
     for condition in plan.conditions(trait, vector, reader.layer):
-        key = [as_it_stands(subject), condition.state, vector.digest, reader.layer, RANDOM, asked]
+        key = [stands, condition.state, vector.digest, reader.layer, RANDOM, asked]
 
         def look(condition: Condition = condition) -> Any:
             with subject.under(condition):

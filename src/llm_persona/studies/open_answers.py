@@ -107,7 +107,7 @@ def answer_questions(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"condition {twice!r} occurs twice; give each a different vector, adapter or instruction")
-    stages = Stages(cache_folder() / "open_answers" / digest(as_it_stands(subject))[:24])
+    stages = Stages(cache_folder() / "open_answers" / digest([as_it_stands(subject), None])[:24])
     found = []
     for condition in conditions:
         for number, part in enumerate(parts(questions, sampling)):

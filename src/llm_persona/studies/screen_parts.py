@@ -47,7 +47,7 @@ class Screening:
     def settings(self) -> list[Any]:
         """As part of every stage's key."""
         tokens = self.max_new_tokens if self.full else None
-        return [self.state, self.vector.digest, self.layer, self.sha256, tokens]
+        return [[self.state, None, None], self.vector.digest, self.layer, self.sha256, tokens]
 
     @cached_property
     def stages(self) -> Stages:

@@ -28,7 +28,7 @@ OTHER = "other stages"
 OUTSIDE = "loading, statistics, report"
 FLOORS = {
     "recording": "recording, against a bare forward",
-    "doses and layers": "doses at layer",
+    "doses and layers": ", likelihood, all above",
     "generation": "steered",
     "likelihood": "likelihood, against a bare forward",
     "perplexity": "likelihood, against a bare forward",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from llm_persona.domain.errors import Shortfall
 
 AT_MOST = 1.3
 """What a study's parts may take of their floors' time, for the whole to stay within as much."""
@@ -55,8 +58,11 @@ def measure(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[], None] = lambda: None,
-) -> Timing:
-    """Interleaved rounds of both ways, by the clock (seconds); `before` is done, untimed, before each of them."""
+) -> Timing | None:
+    """Interleaved rounds of both ways, by the clock (seconds); `before` is done, untimed, before each of them.
+
+    None, with a warning, where the plain way's time comes out at nothing: work so short that the clock cannot part it.
+    """
     pairs = []
     for number in range(rounds + 1):
         ways = {"ours": comparison.ours, "plain": comparison.plain}
@@ -75,6 +81,10 @@ def measure(
             plain += times * (clock() - begun)
         if number:
             pairs.append((took["ours"], plain))
+    if min(plain for _, plain in pairs) <= 0:
+        said = f"bench: {comparison.name} is too short to be timed here; give more --items"
+        warnings.warn(said, Shortfall, stacklevel=2)
+        return None
     upward = comparison.at_least is not None
     ratios = [plain / ours if upward else ours / plain for ours, plain in pairs]
     ratio = statistics.median(ratios)

@@ -6,22 +6,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llm_persona.domain.errors import TooLong, UserError
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Row, render_rows
+from llm_persona.subject.packing import Row, row_fits
 
 
 class CheckedRows:
     """Renders every row, in order, in a thread of its own; whoever reads rows waits only for those that come next.
 
-    The tokens are kept by the tokenizer (`rendered_once`), so that they are there when the rows are read. A row that
-    cannot be rendered is found as soon as the thread comes to it, seconds after the work began and not when its turn
-    comes: the reader asks `raise_fault` after each batch. Leaving the context stops the thread.
+    The tokens are kept by the tokenizer (`rendered_once`): of as many rows as it has room for they are there when the
+    rows are read. A row that cannot be rendered is found when the thread comes to it, and not when its turn comes: the
+    reader asks `raise_fault` after each batch. Leaving the context stops the thread.
     """
 
     def __init__(self, subject: Subject, rows: Sequence[Row], numbers: Sequence[int]) -> None:
         """`numbers`: what the caller calls the rows, for messages."""
-        # (read once: the thread must not see another condition's system turn)
         self._subject, self._rows, self._system = subject, rows, subject.system
         self._numbers = numbers
         self._fits: list[bool] = []
@@ -59,7 +57,7 @@ class CheckedRows:
             if self._stopped:
                 return
             try:
-                fits = self._is_readable(number, row)
+                fits = row_fits(self._subject, self._fixed(row), number)
             except BaseException as error:  # a template raises what it likes, and a tokenizer panics: the reader's
                 with self._news:
                     self._fault = error
@@ -69,12 +67,6 @@ class CheckedRows:
                 self._fits.append(fits)
                 self._news.notify_all()
 
-    def _is_readable(self, number: int, row: Row) -> bool:
-        system = row.system if row.system is not None else self._system
-        try:
-            render_rows(self._subject, [replace(row, system=system)])
-        except TooLong:
-            return False
-        except UserError as error:
-            raise UserError(str(error).replace("row 0", f"row {number}", 1)) from error
-        return True
+    def _fixed(self, row: Row) -> Row:
+        """The row under the system turn that was on at first: this thread must not see another condition's."""
+        return row if row.system is not None else replace(row, system=self._system)

@@ -44,9 +44,9 @@ class Subject:
     current_rows: list[int] | None = None
     """Which of the caller's rows are in the batch that `generate` is running now."""
     steering_layers: list[int] = field(default_factory=list)
-    steered: list[Any] = field(default_factory=list)
-    """What each steering that is on does, as plain data."""
     """Layers at which a steering context is active now."""
+    steered: list[Any] = field(default_factory=list)
+    """What each of these does, as plain data."""
     steering_thread: int | None = None
     """The thread that steers: another one must not use the subject meanwhile."""
     blocks_path: str | None = None

@@ -108,20 +108,27 @@ def readable(subject: Any, rows: Sequence[Row]) -> list[bool]:
     """
     if not isinstance(subject, Subject):
         return [True] * len(rows)
-    fits = []
-    for number, row in enumerate(rows):
-        try:
-            render_rows(subject, [row])
-            fits.append(True)
-        except TooLong:
-            fits.append(False)
-        except UserError as error:
-            raise UserError(str(error).replace("row 0", f"row {number}", 1)) from error
-    return fits
+    return [row_fits(subject, row, number) for number, row in enumerate(rows)]
 
 
-def grow(rendered: Sequence[Rendered], keys: Sequence[object], share: bool) -> list[Tree]:
-    """Trees of the rows with equal keys (adjacent or not); one tree a row where sharing is off.
+def row_fits(subject: Subject, row: Row, number: int) -> bool:
+    """Whether a row fits the subject's context; `number` is what messages call it.
+
+    Raises:
+        UserError: it cannot be rendered for another reason.
+    """
+    try:
+        render_response(subject, row.prompt, row.text, row.system)
+    except TooLong:
+        return False
+    except UserError as error:
+        raise UserError(f"row {number}: {error}") from error
+    return True
+
+
+def grow(rendered: Sequence[Rendered], keys: Sequence[object], share: bool, most: int | None = None) -> list[Tree]:
+    """Trees of the rows with equal keys (adjacent or not); one tree a row where sharing is off. A tree ends where the
+    next row would take it beyond `most` tokens, so that a prompt with very many responses makes several.
 
     The trunk ends one token before the first response token at the latest, so that the logits which
     predict a response's first token are always inside its own branch.
@@ -130,12 +137,28 @@ def grow(rendered: Sequence[Rendered], keys: Sequence[object], share: bool) -> l
     for row, key in enumerate(keys):
         groups.setdefault(key if share else row, []).append(row)
     trees = []
-    for rows in groups.values():
+    for rows in (part for together in groups.values() for part in _within(together, rendered, most)):
         shared = _common_prefix([rendered[r].ids for r in rows])
         cut = max(0, min(shared, *(rendered[r].start - 1 for r in rows)))
         branches = [Branch(r, rendered[r].ids[cut:], rendered[r].start - cut) for r in rows]
         trees.append(Tree(rendered[rows[0]].ids[:cut], branches))
     return trees
+
+
+def _within(rows: Sequence[int], rendered: Sequence[Rendered], most: int | None) -> Iterator[list[int]]:
+    """The rows in parts of which each makes a tree of at most so many tokens (one row at least)."""
+    part: list[int] = []
+    total = cut = 0
+    for row in rows:
+        ids, start = rendered[row].ids, rendered[row].start
+        shared = min(cut, _common_prefix([rendered[part[0]].ids, ids]), start - 1) if part else start - 1
+        if part and most is not None and total + len(ids) - len(part) * max(0, shared) > most:
+            yield part
+            part, total, shared = [], 0, start - 1
+        part.append(row)
+        total, cut = total + len(ids), shared
+    if part:
+        yield part
 
 
 def _common_prefix(sequences: Sequence[list[int]]) -> int:
@@ -226,7 +249,8 @@ def in_batches_rendered(
     def packed_work(trees: Sequence[Tree]) -> None:
         work(pack(trees, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share))
 
-    for batch in batches(grow(rendered, keys, share), budget or subject.token_budget):
+    most = budget or subject.token_budget
+    for batch in batches(grow(rendered, keys, share, most), most):
         halving(packed_work, batch, "sequences")
 
 

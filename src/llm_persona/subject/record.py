@@ -124,11 +124,12 @@ def _say_left_out(subject: Subject, left: Sequence[LeftOut], given: int) -> None
 
 
 def _taken(values: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """Some rows of the values, a few at a time: they may lie in a file because memory does not hold them."""
-    found = room((len(rows), *values.shape[1:]))
+    """The rows of those numbers, which rise, moved up to where the others were: values that lie in a file have room for
+    no second copy. A few at a time, for memory may not hold them."""
     for start in range(0, len(rows), FIRST):
-        found[start : start + FIRST] = values[rows[start : start + FIRST]]
-    return found
+        chosen = rows[start : start + FIRST]
+        values[start : start + len(chosen)] = values[chosen]
+    return values[: len(rows)]
 
 
 @singledispatch
@@ -164,14 +165,18 @@ def _by_prompt(rows: Sequence[Response]) -> list[int]:
     """The rows' numbers, those to one prompt under one system turn together, so that they can share it: answers under
     several instructions come instruction by instruction."""
     first: dict[tuple[str | None, str], int] = {}
-    return sorted(range(len(rows)), key=lambda n: first.setdefault((rows[n].system, rows[n].prompt), n))
+    return sorted(range(len(rows)), key=lambda n: first.setdefault(_asked(rows[n]), n))
+
+
+def _asked(row: Row | Response) -> tuple[str | None, str]:
+    return row.system, row.prompt
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[slice]:
     """Consecutive parts of about `RENDERED` rows (the first: `FIRST`), cut between prompts."""
     start = 0
     for stop in range(1, len(rows) + 1):
-        ends = stop == len(rows) or rows[stop].prompt != rows[stop - 1].prompt
+        ends = stop == len(rows) or _asked(rows[stop]) != _asked(rows[stop - 1])
         if ends and (stop - start >= (RENDERED if start else FIRST) or stop == len(rows)):
             yield slice(start, stop)
             start = stop

@@ -89,6 +89,8 @@ def finetune(
         return done
     if subject.adapter is not None or subject.steering_layers or under.adapter is not None:
         raise UserError("finetune: leave the adapter or steering context first")
+    if subject.system is not None:
+        raise UserError("finetune: leave the system turn first; to train under one, give under=Condition(system=...)")
     if is_spread(subject.model):
         raise UserError(f"finetune: {subject.name} is spread over several devices; load it on one, e.g. --device cuda")
     learn, held = split(data, recipe.held_out, seed) if recipe.held_out else (data, None)

@@ -39,15 +39,20 @@ class LocalJudge:
 
     part = 16
 
-    def __init__(self, identity: dict[str, Any], load: Callable[[], Subject]) -> None:
-        self.identity = {"kind": "local", "reading": "whole numbers", **identity}
+    def __init__(self, identity: Callable[[], dict[str, Any]], load: Callable[[], Subject]) -> None:
+        self._identity = identity
         self._load = load
         self._subject: Subject | None = None
 
     @classmethod
     def of(cls, subject: Subject) -> LocalJudge:
         """A judge from a subject that is in memory."""
-        return cls({**as_it_stands(subject), "system": subject.system}, lambda: subject)
+        return cls(lambda: {**as_it_stands(subject), "system": subject.system}, lambda: subject)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its verdicts, as it stands now."""
+        return {"kind": "local", "reading": "whole numbers", **self._identity()}
 
     def judge(self, requests: Sequence[JudgeRequest], progress: Callable[[int], None] | None = None) -> list[Verdict]:
         """One verdict a request; a prompt beyond the model's length is unscored."""
@@ -78,7 +83,7 @@ class LocalJudge:
 def local_judge(model: str, dtype: str = "auto", device: str = "auto") -> LocalJudge:
     """A judge by the name of a model (as `--model` takes it); its weights are loaded when they are needed."""
     identity = {**identify(model, dtype, device), "system": None}
-    return LocalJudge(identity, lambda: load_subject(model, None, dtype, device))
+    return LocalJudge(lambda: identity, lambda: load_subject(model, None, dtype, device))
 
 
 @dataclass(frozen=True)

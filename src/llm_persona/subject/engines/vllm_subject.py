@@ -53,7 +53,7 @@ class VllmSubject(Subject):
     """
 
     def __init__(self, llm: Any, tokenizer: Any, about: dict[str, str], generation_end: Any) -> None:
-        """`about`: the subject's identity (see `subject.load.identify`)."""
+        """`about`: the subject's identity (see `subject.locate.identify`)."""
         config = llm.llm_engine.model_config
         self.llm = llm
         self.tokenizer = tokenizer
