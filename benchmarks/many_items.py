@@ -18,8 +18,10 @@ import time
 from pathlib import Path
 
 from llm_persona.studies.evaluation_parts import PART
+from llm_persona.subject.locate import DEFAULT_MODEL
 from llm_persona.subject.smollm2 import cache_folder
 
+FETCH = "from llm_persona.subject.smollm2 import smollm2_folder; smollm2_folder()"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -42,7 +44,7 @@ def command(model: str, items: Path) -> list[str]:
         "import sys, resource; from llm_persona.interfaces.cli.main import run; c = run(sys.argv[1:]); "
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); raise SystemExit(c)"
     )
-    dtype = [] if model == "smollm2-135m" else ["--dtype", "float32"]
+    dtype = [] if model == DEFAULT_MODEL else ["--dtype", "float32"]
     return [sys.executable, "-c", code, "evaluate", "--model", model, *dtype, "--items", str(items)]
 
 
@@ -84,6 +86,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or str(save_tiny_model(Path(folder) / "model"))
+        if model == DEFAULT_MODEL:  # fetching and converting it takes more memory than measuring with it
+            subprocess.run([sys.executable, "-c", FETCH], check=True)
         peaks = {}
         for count in (given.items // 10, given.items):
             path = Path(folder) / f"{count}.json"
