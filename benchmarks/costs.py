@@ -3,7 +3,6 @@
 Usage:
   python benchmarks/costs.py --count counts.json        # run a study and an audit of a tiny random model; count tokens
   python benchmarks/costs.py counts.json [--gpu-price 2] [--gpu-flops 989] ...
-  python benchmarks/costs.py counts.json --rates RATES.json    # at your machine's rates (benchmarks/block_rates.py)
 
 Counting: a tiny random model with the default model's tokenizer goes through a real study (`--preset`, two traits) and
 a real audit of one adapter. Every token that enters a block's feed-forward is counted, so shared prompts and shared
@@ -189,25 +188,6 @@ def cost(work: Work, size: Size, gpus: int, machine: Machine) -> dict[str, Any]:
     }
 
 
-def cost_here(work: Work, size: Size, rates: dict[str, Any], outside: float) -> dict[str, Any]:
-    """Hours at rates that `block_rates.py` measured, if there is memory for the model: the median, and the range over
-    its rounds. The output layer counts as the blocks that have as many parameters, for every token: an upper bound."""
-    measured = rates["sizes"][size.name]
-    blocks = size.parameters / measured["parameters"]
-
-    def seconds(block: dict[str, float]) -> dict[str, float]:
-        return {
-            "reading": blocks * block["read"] * work.read,
-            "writing": blocks * block["step"] * work.written / rates["answers"],
-            "training": blocks * block["trained"] * work.trained,
-        }
-
-    hours = [sum(seconds(block).values()) * outside / 3600 for block in (measured["median"], *measured["rounds"])]
-    return {
-        "hours": hours[0], "range": (min(hours[1:]), max(hours[1:])), "bottleneck": _most(seconds(measured["median"])),
-    }  # fmt: skip
-
-
 def _most(seconds: dict[str, float]) -> str:
     name, most = max(seconds.items(), key=lambda pair: pair[1])
     return f"{name} ({100 * most / sum(seconds.values()):.0f}%)"
@@ -220,7 +200,6 @@ def main() -> None:
     parser.add_argument("--preset", default="quick", choices=["smoke", "quick", "full"], help="--count: of which study")
     parser.add_argument("--traits", type=int, default=8)
     parser.add_argument("--adapters", type=int, default=100)
-    parser.add_argument("--rates", type=Path, help="of your machine, as block_rates.py wrote them")
     parser.add_argument("--gpu-flops", type=float, default=A100.flops / 1e12, help="TFLOP/s in 16 bits, dense (A100)")
     parser.add_argument("--gpu-bandwidth", type=float, default=A100.bandwidth / 1e9, help="GB/s of its memory")
     parser.add_argument("--gpu-memory", type=float, default=A100.memory / 1e9, help="GB of it")
@@ -229,8 +208,6 @@ def main() -> None:
     )
     parser.add_argument("--gpu-price", type=float, default=2.0, help="money a GPU-hour (assumed)")
     parser.add_argument("--overhead", type=float, default=1.12, help="a whole study over the floors of its parts, as "
-                        "`bench --run` measured it on a CPU")  # fmt: skip
-    parser.add_argument("--outside", type=float, default=1.04, help="with --rates: a whole study over its stages, as "
                         "`bench --run` measured it on a CPU")  # fmt: skip
     parser.add_argument("--batch", type=int, default=64, help="answers written at once (the published rate's)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens read at once")
@@ -243,19 +220,15 @@ def main() -> None:
     for name, value in vars(given).items():
         if isinstance(value, (int, float)) and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
-    for path in (given.counts, given.rates):
-        if path is not None and not path.is_file():
-            parser.error(f"{path}: no such file; give what --count, or for --rates block_rates.py, wrote")
+    if not given.counts.is_file():
+        parser.error(f"{given.counts}: no such file; give what --count wrote")
     found = json.loads(given.counts.read_text(encoding="utf-8"))
     asked = works(found, given.traits, given.adapters)
     for work in asked:
         print(f"{work.name}: {work.read / 1e6:.1f} M tokens read, {work.written / 1e6:.2f} M written, "
               f"{work.trained / 1e6:.2f} M trained")  # fmt: skip
-    if given.rates is not None:
-        table_here(asked, json.loads(given.rates.read_text(encoding="utf-8")), given.outside)
-    else:
-        gpu = Gpu("", given.gpu_flops * 1e12, given.gpu_bandwidth * 1e9, given.gpu_memory * 1e9, given.gpu_link * 1e9)
-        table(asked, Machine(gpu, shares(), given.gpu_price, given.overhead, given.batch, given.batch_tokens))
+    gpu = Gpu("", given.gpu_flops * 1e12, given.gpu_bandwidth * 1e9, given.gpu_memory * 1e9, given.gpu_link * 1e9)
+    table(asked, Machine(gpu, shares(), given.gpu_price, given.overhead, given.batch, given.batch_tokens))
 
 
 def table(asked: list[Work], machine: Machine) -> None:
@@ -270,18 +243,6 @@ def table(asked: list[Work], machine: Machine) -> None:
                 cells = [work.name, size.name, gpus, row["copies"], f"{row['memory'] / 1e9:.0f}"]
                 cells += [f"{row[key]:.3g}" for key in ("hours", "gpu_hours", "money")]
                 print(f"| {' | '.join(map(str, cells))} | {row['bottleneck']} |")
-
-
-def table_here(asked: list[Work], rates: dict[str, Any], outside: float) -> None:
-    """Print a row for each work and each size that was measured."""
-    about = ", ".join(str(rates[name]) for name in ("machine", "device", "dtype"))
-    print(f"measured on: {about}\n\n| Work | Model | Hours | over the rounds | Bottleneck |\n{'|---' * 5}|")
-    for work in asked:
-        for size in (s for s in SIZES if s.name in rates["sizes"]):
-            row = cost_here(work, size, rates, outside)
-            low, high = row["range"]
-            cells = [work.name, size.name, f"{row['hours']:.3g}", f"{low:.3g} to {high:.3g}", row["bottleneck"]]
-            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

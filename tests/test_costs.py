@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from costs import Machine, Size, Work, cost, cost_here, works
+from costs import Machine, Size, Work, cost, works
 from gpu_rates import Gpu, Shares, shares
 
 MACHINE = Machine(
@@ -74,14 +74,3 @@ def test_published_rates_become_shares_of_the_peaks_and_give_the_published_times
     step = (64 * 128 / 3486 - 64 * 128 / 2048 * 0.133) / 128
     assert (2 * 6.74e9 + 64 * 192 * 524288) / (had.writing * 2039e9) == pytest.approx(step)
     assert pytest.approx(had.training * 989e12 / (4 * 70.6e9)) == 608.42
-
-
-def test_a_machine_s_own_rates_count_a_block_s_seconds_for_every_block():
-    block = {"read": 1e-3, "step": 0.5, "trained": 2e-3}
-    slow = {kind: 2 * seconds for kind, seconds in block.items()}
-    rates = {"answers": 10, "sizes": {"10B": {"parameters": 10e9 / 30, "median": block, "rounds": [block, slow]}}}
-    row = cost_here(Work("w", 1000, 20, 100, 1), Size("10B", 10e9, 28, 1), rates, outside=1.5)
-    hours = 1.5 * 30 * (1.0 + 1.0 + 0.2) / 3600
-    assert row["hours"] == pytest.approx(hours)
-    assert row["range"] == pytest.approx((hours, 2 * hours))
-    assert row["bottleneck"] in ("reading (45%)", "writing (45%)")
