@@ -11,7 +11,7 @@ from llm_persona.domain.errors import Shortfall, TooLong, UserError
 from llm_persona.domain.responses import Response
 from llm_persona.subject import checked_rows, memory, record
 from llm_persona.subject.checked_rows import CheckedRows
-from llm_persona.subject.packing import Row
+from llm_persona.subject.packing import TREE, Row
 
 SOON = 60
 """Seconds after which a wait counts as one for ever."""
@@ -140,7 +140,7 @@ def test_a_prompt_with_very_many_answers_makes_several_sequences(tiny):
     hook = tiny.decoder.register_forward_pre_hook(
         lambda _module, _args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    tiny.token_budget = 60
+    tiny.token_budget = 60 // TREE
     try:
         parts = record.record(tiny, rows).values
     finally:

@@ -94,6 +94,9 @@ def render_rows(subject: Subject, rows: Sequence[Row]) -> list[Rendered]:
     return rendered
 
 
+TREE = 4
+"""A tree may be so many budgets long before it is parted: its prompt is then computed once more, but its mask, which
+grows with the square of the length, stays bounded."""
 BEYOND = "longer than the model's context"
 """Why a row or prompt is unscored that the subject cannot read at once."""
 
@@ -250,7 +253,7 @@ def in_batches_rendered(
         work(pack(trees, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share))
 
     most = budget or subject.token_budget
-    for batch in batches(grow(rendered, keys, share, most), most):
+    for batch in batches(grow(rendered, keys, share, TREE * most), most):
         halving(packed_work, batch, "sequences")
 
 
