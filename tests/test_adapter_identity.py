@@ -13,13 +13,16 @@ from conftest import save_tiny_adapter
 
 import llm_persona as lp
 from llm_persona.domain.condition import Condition, Steer
+from llm_persona.domain.errors import UserError
 from llm_persona.domain.open_questions import own_questions
+from llm_persona.instruments.judging.local import LocalJudge
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies import evaluation, open_answers, screen_parts
 from llm_persona.studies.open_answers import Sampling, answer_questions
 from llm_persona.studies.screen import ScreenPlan, screen, survey
 from llm_persona.subject.standing import as_it_stands
 from llm_persona.subject.steer import steering_rows
+from llm_persona.training.data import from_items
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,18 @@ def test_an_evaluation_inside_somebody_s_condition_is_not_taken_for_one_outside(
     with lp.steering(subject, vector, 1, dose=3.0):
         inside = evaluation.evaluate_sets(subject, sets, conditions, plan)
     assert inside["traits"]["openness"]["rows"] != plain["traits"]["openness"]["rows"]
+
+
+def test_a_judge_in_memory_is_what_it_is_when_it_judges(tiny):
+    judge = LocalJudge.of(tiny)
+    outside = judge.identity
+    with tiny.under(Condition(system="be brief")):
+        assert judge.identity != outside
+    assert judge.identity == outside
+
+
+def test_a_training_inside_somebody_s_system_turn_is_refused_with_what_to_give_instead(tiny, tmp_path):
+    data = from_items(lp.load_items("openness")[:2], "high")
+    with tiny.under(Condition(system="be brief")), pytest.raises(UserError, match=r"under=Condition\(system="):
+        lp.finetune(tiny, data, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

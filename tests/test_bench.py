@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 
 import pytest
@@ -10,6 +12,7 @@ from conftest import save_tiny_model
 from llm_persona import UserError
 from llm_persona.domain.errors import Shortfall
 from llm_persona.interfaces.cli.main import run
+from llm_persona.studies import bench as bench_module
 from llm_persona.studies import bench_jobs
 from llm_persona.studies.bench import bench
 from llm_persona.studies.timing import Comparison, measure
@@ -80,14 +83,21 @@ def test_the_two_ways_take_turns_at_going_first():
     assert went == ["p", "o", "o", "p", "p", "o", "o", "p"]
 
 
-def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tmp_path):
+@pytest.fixture
+def by_count(monkeypatch):
+    """Every job takes a second: of a tiny model's, real seconds may leave no floor."""
+    clock = itertools.count()
+    monkeypatch.setattr(bench_module, "measure", functools.partial(measure, clock=lambda: float(next(clock))))
+
+
+def test_every_comparison_runs_on_any_model_with_the_same_numbers_both_ways(tmp_path, by_count):
     found = list(bench(load_subject(str(save_tiny_model(tmp_path)), dtype="float32"), rounds=1, items=2))
     assert [t.name for t in found][-1] == "exported checkpoint"
     assert len(found) == 11
-    assert all(t.ours_seconds > 0 for t in found)
+    assert all(t.ours_seconds == t.plain_seconds == 1 for t in found)
 
 
-def test_letters_that_a_model_cannot_read_are_said_and_cost_no_other_timing(tiny):
+def test_letters_that_a_model_cannot_read_are_said_and_cost_no_other_timing(tiny, by_count):
     """Its context ends before the first prompt with four options does."""
     with pytest.warns(Shortfall, match="choice .and doses in it. is not timed: prompts exceed the 512 tokens"):
         names = [t.name for t in bench(tiny, rounds=1, items=2)]

@@ -75,7 +75,7 @@ def finetune(
     Under `accelerate launch` every process calls this alike; the first one writes.
 
     Raises:
-        UserError: nothing to train on, the subject already carries an adapter, `out` holds another training, or
+        UserError: nothing to train on, an adapter, steering or a system turn is on, `out` holds another training, or
             another process trains there.
     """
     recipe = recipe or Recipe()

