@@ -36,7 +36,7 @@ def letters_fit(subject: Subject, rotation: Rotation) -> bool:
 @torch.no_grad()
 def up_to(subject: Subject, rows: Sequence[Row], layer: int) -> None:
     """The decoder over the rows' batches up to a layer, rendering included."""
-    in_batches(subject, rows, lambda packed: _forward(subject, packed, layer))
+    in_batches(subject, rows, lambda packed: _forward(subject, packed, layer), up_to=layer)
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def prompts_up_to(subject: Subject, prompts: Sequence[str], layer: int) -> None:
     ids = [render_prompt(subject, prompt) for prompt in prompts]
     rendered = [Rendered(one, len(one), len(one)) for one in ids]
     keys = [number // 2 for number in range(len(ids))]
-    in_batches_rendered(subject, rendered, keys, lambda packed: _forward(subject, packed, layer))
+    in_batches_rendered(subject, rendered, keys, lambda packed: _forward(subject, packed, layer), up_to=layer)
 
 
 def _forward(subject: Subject, packed: Packed, layer: int) -> None:

@@ -39,6 +39,8 @@ class Subject:
     """Digests of the adapters that are folded into the weights for good: folders of one name may differ."""
     shares_prompts: bool = True
     """Whether several responses may be read in one packed sequence (proved by a probe at load)."""
+    shares_prefix: bool = True
+    """Whether what all texts of a call begin with may be read once, into a cache (proved likewise)."""
     token_budget: int = TOKEN_BUDGET
     """Padded tokens in one batch."""
     current_rows: list[int] | None = None
@@ -217,5 +219,6 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", b
 
     subject.blocks_path = blocks or os.environ.get(SETTING) or None
     subject.shares_prompts = sharing_is_exact(subject)
+    subject.shares_prefix = subject.shares_prompts and sharing_is_exact(subject, prefix=2)
     subject.token_budget = token_budget_of(subject.device)
     return subject

@@ -19,6 +19,7 @@ from llm_persona.domain.errors import TooLong, UserError
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import TOKEN_BUDGET, halving
+from llm_persona.subject.prefix import WORTH, Prefix, read_prefix
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Tree:
 @dataclass
 class Packed:
     """One batch. Spans are `(sequence, row, start, end, previous)`: the response's own tokens are
-    `start:end` of that sequence, and `previous` is the place whose logits predict the first of them."""
+    `start:end` of that sequence, and `previous` is the place whose logits predict the first of them.
+
+    Before each sequence stands the `prefix` that all have in common, which is no part of `input_ids`."""
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     attention_mask: torch.Tensor
     spans: list[tuple[int, int, int, int, int]]
     trunks: list[int]
+    prefix: Prefix = Prefix()
 
     @property
     def responses(self) -> torch.Tensor:
@@ -63,15 +67,16 @@ class Packed:
         return mask
 
     @property
-    def inputs(self) -> dict[str, torch.Tensor]:
-        """What the model's forward takes."""
+    def inputs(self) -> dict[str, Any]:
+        """What one forward of the model takes (it adds to the cache that is in it)."""
         if self.attention_mask.dim() == 2:  # one branch a sequence: the plain inputs that every model takes
             return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        return {
+        inputs: dict[str, Any] = {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "attention_mask": self.attention_mask,
         }
+        return {**inputs, "past_key_values": self.prefix.cache(len(self.input_ids))} if self.prefix.ids else inputs
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ def render_rows(subject: Subject, rows: Sequence[Row]) -> list[Rendered]:
 TREE = 4
 """A tree may be so many budgets long before it is parted: its prompt is then computed once more, but its mask, which
 grows with the square of the length, stays bounded."""
+COPIES = 4
+"""Each sequence of a batch has a copy of the prefix's keys and values: much less than what is computed for a token of
+its own, but a long prefix of many short sequences would fill the memory."""
 BEYOND = "longer than the model's context"
 """Why a row or prompt is unscored that the subject cannot read at once."""
 
@@ -173,12 +181,13 @@ def _common_prefix(sequences: Sequence[list[int]]) -> int:
     return length
 
 
-def batches(trees: Sequence[Tree], budget: int = TOKEN_BUDGET) -> Iterator[list[Tree]]:
-    """Trees sorted by length, in batches of at most `budget` padded tokens (a longer tree goes alone)."""
+def batches(trees: Sequence[Tree], budget: int = TOKEN_BUDGET, before: int = 0) -> Iterator[list[Tree]]:
+    """Trees sorted by length, in batches of at most `budget` padded tokens (a longer tree goes alone), and at most
+    `COPIES` budgets of the tokens `before` each."""
     ordered = sorted(trees, key=lambda t: (t.length, t.branches[0].row))
     batch: list[Tree] = []
     for tree in ordered:
-        if batch and tree.length * (len(batch) + 1) > budget:
+        if batch and max(tree.length, before / COPIES) * (len(batch) + 1) > budget:
             yield batch
             batch = []
         batch.append(tree)
@@ -186,28 +195,39 @@ def batches(trees: Sequence[Tree], budget: int = TOKEN_BUDGET) -> Iterator[list[
         yield batch
 
 
-def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.dtype, plain: bool = False) -> Packed:
-    """Lay trees out as a right-padded batch with an additive mask [batch, 1, length, length].
+def pack(
+    trees: Sequence[Tree],
+    pad_id: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    plain: bool = False,
+    prefix: Prefix = Prefix(),
+) -> Packed:
+    """Lay trees out as a right-padded batch with an additive mask [batch, 1, length, prefix + length].
 
-    `plain` (only for trees of one branch) gives the ordinary mask [batch, length] instead.
+    `plain` (only for trees of one branch, without a prefix) gives the ordinary mask [batch, length] instead. The trees
+    go on where `prefix` ends.
     """
+    before = len(prefix.ids)
     width = max(tree.length for tree in trees)
     ids = np.full((len(trees), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(trees), width), dtype=np.int64)
     causal = np.tri(width, dtype=bool)
     allowed = np.broadcast_to(np.eye(width, dtype=bool), (len(trees), width, width)).copy()
     # (the diagonal: a padding token sees itself, so that no row of the softmax is empty)
+    sees_prefix = np.zeros((len(trees), width, before), dtype=bool)
     spans = []
     for number, tree in enumerate(trees):
         trunk = len(tree.trunk)
         ids[number, :trunk] = tree.trunk
-        positions[number, :trunk] = np.arange(trunk)
+        positions[number, :trunk] = np.arange(before, before + trunk)
+        sees_prefix[number, : tree.length] = True
         allowed[number, :trunk, :trunk] = causal[:trunk, :trunk]
         place = trunk
         for branch in tree.branches:
             stop = place + len(branch.ids)
             ids[number, place:stop] = branch.ids
-            positions[number, place:stop] = np.arange(trunk, trunk + len(branch.ids))
+            positions[number, place:stop] = np.arange(before + trunk, before + trunk + len(branch.ids))
             allowed[number, place:stop, :trunk] = True
             allowed[number, place:stop, place:stop] = causal[: stop - place, : stop - place]
             spans.append((number, branch.row, place + branch.lead, stop, place + branch.lead - 1))
@@ -216,7 +236,7 @@ def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.
         lengths = np.array([[tree.length] for tree in trees])
         mask = torch.from_numpy((np.arange(width)[None] < lengths).astype(np.int64))
     else:
-        additive = np.where(allowed, np.float32(0), np.float32(torch.finfo(dtype).min))
+        additive = np.where(np.concatenate([sees_prefix, allowed], axis=2), np.float32(0), np.float32(torch.finfo(dtype).min))
         mask = torch.from_numpy(additive)[:, None].to(dtype)
     return Packed(
         torch.from_numpy(ids).to(device),
@@ -224,19 +244,28 @@ def pack(trees: Sequence[Tree], pad_id: int, device: torch.device, dtype: torch.
         mask.to(device),
         spans,
         [len(t.trunk) for t in trees],
+        prefix,
     )
 
 
 def in_batches(
-    subject: Subject, rows: Sequence[Row], work: Callable[[Packed], None], budget: int | None = None
+    subject: Subject,
+    rows: Sequence[Row],
+    work: Callable[[Packed], None],
+    budget: int | None = None,
+    up_to: int | None = None,
+    prefix_sums: Sequence[int] = (),
 ) -> None:
-    """Do `work` on packed batches that cover all rows once, each row's prompt shared with its siblings.
+    """Do `work` on packed batches that cover all rows once, each row's prompt shared with its siblings, and what all
+    begin with shared by all.
 
-    `budget` is the padded tokens of a batch (None: the subject's).
+    `budget` is the padded tokens of a batch (None: the subject's), `up_to` the last block that `work` needs (None: all
+    of them), `prefix_sums` the layers whose outputs over the prefix are added up.
 
     A batch that does not fit in memory is halved, so `work` must keep what it made only at its end.
     """
-    in_batches_rendered(subject, render_rows(subject, rows), [(row.system, row.prompt) for row in rows], work, budget)
+    keys = [(row.system, row.prompt) for row in rows]
+    in_batches_rendered(subject, render_rows(subject, rows), keys, work, budget, up_to, prefix_sums)
 
 
 def in_batches_rendered(
@@ -245,16 +274,30 @@ def in_batches_rendered(
     keys: Sequence[object],
     work: Callable[[Packed], None],
     budget: int | None = None,
+    up_to: int | None = None,
+    prefix_sums: Sequence[int] = (),
 ) -> None:
     """The same for rows rendered already; rows with equal keys may share what they begin with."""
     share = may_share(subject, rendered)
+    most = budget or subject.token_budget
+    trees = grow(rendered, keys, share, TREE * most)
+    common = _common_to_all(trees) if share and subject.shares_prefix else 0
+    prefix = Prefix()
+    if common and common * (len(trees) - 1) >= WORTH * most:
+        prefix = read_prefix(subject, trees[0].trunk[:common], up_to, prefix_sums)
+        trees = [Tree(tree.trunk[common:], tree.branches) for tree in trees]
 
     def packed_work(trees: Sequence[Tree]) -> None:
-        work(pack(trees, subject.tokenizer.pad_token_id, subject.device, subject.dtype, plain=not share))
+        pad = subject.tokenizer.pad_token_id
+        work(pack(trees, pad, subject.device, subject.dtype, plain=not share, prefix=prefix))
 
-    most = budget or subject.token_budget
-    for batch in batches(grow(rendered, keys, share, TREE * most), most):
+    for batch in batches(trees, most, len(prefix.ids)):
         halving(packed_work, batch, "sequences")
+
+
+def _common_to_all(trees: Sequence[Tree]) -> int:
+    """Tokens that every tree's trunk begins with."""
+    return _common_prefix([tree.trunk for tree in trees])
 
 
 def may_share(subject: Subject, rendered: Sequence[Rendered]) -> bool:
@@ -265,26 +308,23 @@ def may_share(subject: Subject, rendered: Sequence[Rendered]) -> bool:
 
 
 @torch.no_grad()
-def sharing_is_exact(subject: Subject) -> bool:
-    """Whether packed branches give the logits of separate sequences (to rounding)."""
+def sharing_is_exact(subject: Subject, prefix: int = 0) -> bool:
+    """Whether packed branches give the logits of separate sequences (to rounding), with so many tokens of their
+    prompt read before."""
     vocabulary = int(subject.model.get_input_embeddings().num_embeddings)
     trunk = [3 % vocabulary, 5 % vocabulary, 7 % vocabulary]
     ends = [[11 % vocabulary, 13 % vocabulary], [17 % vocabulary, 19 % vocabulary]]
-    tree = Tree(trunk, [Branch(0, ends[0], 1), Branch(1, ends[1], 1)])
-    packed = pack([tree], 0, subject.device, subject.dtype)
+    tree = Tree(trunk[prefix:], [Branch(0, ends[0], 1), Branch(1, ends[1], 1)])
     try:
-        together = subject.model(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=packed.attention_mask,
-            use_cache=False,
-        ).logits[0]
-    except (TypeError, ValueError, RuntimeError, IndexError):
-        return False  # the architecture takes no such mask: branches are read one by one
+        before = read_prefix(subject, trunk[:prefix]) if prefix else Prefix()
+        packed = pack([tree], 0, subject.device, subject.dtype, prefix=before)
+        together = subject.model(**packed.inputs, use_cache=False).logits[0]
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return False  # the architecture takes no such mask or cache: texts are read one by one, or whole
     tolerance = 1e-3 if subject.dtype == torch.float32 else 0.15
     for number, end in enumerate(ends):
         alone = subject.model(input_ids=torch.tensor([trunk + end], device=subject.device), use_cache=False).logits[0]
-        place = len(trunk) + 2 * number
+        place = len(trunk) - prefix + 2 * number
         scale = float(alone[-2:].float().abs().max()) or 1.0
         if float((together[place : place + 2] - alone[-2:]).float().abs().max()) > tolerance * scale:
             return False

@@ -145,9 +145,13 @@ def read_pooled(
 
     def pool(packed: Packed) -> None:
         weights = torch.stack([_weights(packed, position) for position in positions])
-        keep([span[1] for span in packed.spans], _pooled_forward(subject, packed, weights, layers))
+        pooled = _pooled_forward(subject, packed, weights, layers)
+        if packed.prefix.sums and "prompt_mean" in positions:
+            pooled[positions.index("prompt_mean")] += _of_prefix(packed, layers)
+        keep([span[1] for span in packed.spans], pooled)
 
-    in_batches(subject, rows, pool)
+    sums = layers if "prompt_mean" in positions else ()
+    in_batches(subject, rows, pool, up_to=max(layers), prefix_sums=sums)
 
 
 def _left_out(rows: Sequence[Response], fits: Mapping[int, bool]) -> tuple[LeftOut, ...]:
@@ -190,11 +194,26 @@ def _weights(packed: Packed, position: Position) -> torch.Tensor:
             weights[number, start:end] = 1.0 / (end - start)
         elif position == "prompt_last":
             weights[number, previous] = 1.0
-        else:  # the trunk, and the tokens that lead into this branch's response
-            trunk = packed.trunks[sequence]
-            places = [*range(trunk), *range(_branch_start(packed, number), start)]
-            weights[number, places] = 1.0 / len(places)
+        else:
+            weights[number, _prompt(packed, number)] = 1.0 / _prompt_tokens(packed, number)
     return weights
+
+
+def _prompt(packed: Packed, number: int) -> list[int]:
+    """Where the prompt of span `number` is, after the prefix: the trunk, and what leads into its own response."""
+    sequence, _row, start, *_ = packed.spans[number]
+    return [*range(packed.trunks[sequence]), *range(_branch_start(packed, number), start)]
+
+
+def _prompt_tokens(packed: Packed, number: int) -> int:
+    return len(packed.prefix.ids) + len(_prompt(packed, number))
+
+
+def _of_prefix(packed: Packed, layers: Sequence[int]) -> np.ndarray:
+    """What the prefix adds to the means over each span's prompt, [spans, layers, hidden]."""
+    sums = torch.stack([packed.prefix.sums[layer].cpu() for layer in layers]).numpy()
+    tokens = np.array([_prompt_tokens(packed, number) for number in range(len(packed.spans))], dtype=np.float32)
+    return np.asarray(sums[None] / tokens[:, None, None], dtype=np.float32)
 
 
 def _branch_start(packed: Packed, number: int) -> int:

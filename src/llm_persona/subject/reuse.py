@@ -11,6 +11,7 @@ import torch
 
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.load import Subject
+from llm_persona.subject.prefix import PrefixCache
 
 MEMORY_LIMIT = 512 << 20
 """Bytes of kept hidden states; batches beyond it are simply computed again."""
@@ -22,6 +23,7 @@ class KeptBlocks:
     def __init__(self, layers: Iterable[int]) -> None:
         self.layers = frozenset(layers)
         self._outputs: dict[tuple[bytes, int], torch.Tensor] = {}
+        self._keys: dict[tuple[bytes, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._bytes = 0
 
     def get(self, key: bytes, layer: int) -> torch.Tensor | None:
@@ -35,6 +37,14 @@ class KeptBlocks:
             self._outputs[key, layer] = hidden.clone()
             self._bytes += size
 
+    def keep_keys(self, key: bytes, layer: int, cache: PrefixCache) -> None:
+        """Keep what a block wrote into the cache of a prefix: few tokens, once a call."""
+        self._keys[key, layer] = (cache.layers[layer].keys, cache.layers[layer].values)
+
+    def give_keys(self, key: bytes, layer: int, cache: PrefixCache) -> None:
+        """Write the same into another cache, as the block itself would."""
+        cache.update(*self._keys[key, layer], layer)
+
 
 @singledispatch
 @contextmanager
@@ -42,7 +52,7 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
     """Compute blocks 0..layer once per packed batch; later conditions start from the kept output.
 
     Only for conditions that differ at `layer` or above: a forward in a state that steers lower, or with
-    another adapter than at entry, raises. A forward with a key-value cache passes through untouched.
+    another adapter than at entry, raises. A forward that writes to a key-value cache passes through untouched.
     With `kept`, what an earlier context has computed for this layer is used too.
     """
     if not 0 <= layer < subject.n_layers:
@@ -51,12 +61,14 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
     adapter = subject.adapter
     key: bytes | None = None
     start: torch.Tensor | None = None
+    filled: PrefixCache | None = None
 
     def before(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal key, start
+        nonlocal key, start, filled
         if subject.adapter != adapter or any(low < layer for low in subject.steering_layers):
             raise UserError(f"layers below {layer} are shared here: an adapter or a lower steered layer cannot enter")
-        key = _batch_key(kwargs)
+        filled = _prefix_read(kwargs)
+        key = _batch_key(kwargs) if filled is None else b"prefix:" + _bytes(kwargs["input_ids"])
         start = store.get(key, layer) if key is not None else None
 
     def lower(number: int, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +77,11 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
                 output = original(hidden, *args, **kwargs)
                 if key is not None and isinstance(output, torch.Tensor):  # blocks that return tuples are not shared
                     store.keep(key, number, output)
+                    if filled is not None:
+                        store.keep_keys(key, number, filled)
                 return output
+            if filled is not None and key is not None:
+                store.give_keys(key, number, filled)
             return start.clone() if number == layer else hidden
 
         return forward
@@ -85,12 +101,23 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
                 block.forward = forward
 
 
+def _prefix_read(kwargs: dict[str, Any]) -> PrefixCache | None:
+    """The cache that a forward fills, where it reads a prefix."""
+    past = kwargs.get("past_key_values")
+    return past if isinstance(past, PrefixCache) and not past.ids else None
+
+
 def _batch_key(kwargs: dict[str, Any]) -> bytes | None:
-    """What identifies a packed batch (its mask follows from ids and positions); None for anything else."""
-    ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
-    if kwargs.get("past_key_values") is not None or kwargs.get("use_cache") or ids is None or mask is None:
+    """What identifies a packed batch (its mask follows from ids and positions, and from the prefix before it); None
+    for anything else."""
+    ids, mask, past = kwargs.get("input_ids"), kwargs.get("attention_mask"), kwargs.get("past_key_values")
+    if kwargs.get("use_cache") or ids is None or mask is None or mask.dim() != 4:
         return None
-    if mask.dim() != 4:
+    if past is not None and not isinstance(past, PrefixCache):
         return None
-    positions = kwargs["position_ids"]
-    return b"%d,%d:" % tuple(ids.shape) + ids.cpu().numpy().tobytes() + positions.cpu().numpy().tobytes()
+    before = torch.tensor(past.ids if past is not None else (), dtype=torch.long)
+    return b"%d,%d,%d:" % (*ids.shape, len(before)) + _bytes(before) + _bytes(ids) + _bytes(kwargs["position_ids"])
+
+
+def _bytes(ids: torch.Tensor) -> bytes:
+    return ids.cpu().numpy().tobytes()
