@@ -10,8 +10,9 @@ import pytest
 from llm_persona.domain.errors import Shortfall, TooLong, UserError
 from llm_persona.domain.responses import Response
 from llm_persona.subject import checked_rows, memory, record
+from llm_persona.subject.batched import TREE
 from llm_persona.subject.checked_rows import CheckedRows
-from llm_persona.subject.packing import TREE, Row
+from llm_persona.subject.packing import Row
 
 SOON = 60
 """Seconds after which a wait counts as one for ever."""

@@ -11,7 +11,7 @@ from llm_persona import load_items
 from llm_persona.domain.responses import labelled
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.interfaces.cli.main import run
-from llm_persona.subject import packing
+from llm_persona.subject import batched
 from llm_persona.subject.packing import Row
 from llm_persona.subject.record import record
 from llm_persona.subject.score import response_logprobs
@@ -55,8 +55,8 @@ def test_the_same_study_in_another_folder_and_cache_gives_the_very_same_results(
 @pytest.mark.parametrize("budget", [1, 1500, 100_000])
 def test_another_token_budget_changes_only_rounding(roomy, monkeypatch, budget):
     expected = measured(roomy)
-    real = packing.batches
-    monkeypatch.setattr(packing, "batches", lambda trees, _budget=0: real(trees, budget))
+    real = batched.batches
+    monkeypatch.setattr(batched, "batches", lambda trees, _budget=0, before=0: real(trees, budget, before))
     for name, values in measured(roomy).items():
         np.testing.assert_allclose(values, expected[name], atol=TOLERANCE, rtol=0, err_msg=name)
 

@@ -9,11 +9,12 @@ import torch
 from llm_persona.domain.items import OPTIONS, Item
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.rotation import Rotation
+from llm_persona.subject.batched import in_batches, in_batches_rendered
 from llm_persona.subject.chat import Rendered, render_prompt
 from llm_persona.subject.labels import prompts_fit
 from llm_persona.subject.load import Subject
 from llm_persona.subject.logits import logits_at
-from llm_persona.subject.packing import Packed, Row, in_batches, in_batches_rendered
+from llm_persona.subject.packing import Packed, Row
 from llm_persona.subject.reading import reading
 from llm_persona.subject.stopping import stopping_after
 

@@ -215,7 +215,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", b
     found = find_blocks(model, blocks)
     probe(model, found, int(_text_config(model).hidden_size))
     subject = Subject(model, tokenizer, name, revision, found, decoder_of(model))
-    from llm_persona.subject.packing import sharing_is_exact
+    from llm_persona.subject.batched import sharing_is_exact
 
     subject.blocks_path = blocks or os.environ.get(SETTING) or None
     subject.shares_prompts = sharing_is_exact(subject)

@@ -22,7 +22,7 @@ WORTH = 1 / 16
 """Share of a batch's token budget that it must save: reading it costs a forward of its own."""
 
 
-class PrefixCache(DynamicCache):
+class PrefixCache(DynamicCache):  # type: ignore[misc]
     """A key-value cache for one forward: that of the prefix itself (no `ids`), which fills it, or that of a batch
     after a prefix of these ids."""
 
@@ -45,6 +45,9 @@ class Prefix:
     def cache(self, sequences: int) -> PrefixCache:
         """A cache for one forward of so many sequences, which adds to it."""
         return PrefixCache(self.ids, self.read, sequences)
+
+
+NO_PREFIX = Prefix()
 
 
 @torch.no_grad()

@@ -15,11 +15,12 @@ from llm_persona.domain.errors import Shortfall, TooLong, UserError
 from llm_persona.domain.left_out import LeftOut, opening, questions
 from llm_persona.domain.responses import Response
 from llm_persona.domain.traits import POLES
+from llm_persona.subject.batched import in_batches
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.checked_rows import CheckedRows
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import room
-from llm_persona.subject.packing import BEYOND, Packed, Row, in_batches
+from llm_persona.subject.packing import BEYOND, Packed, Row
 from llm_persona.subject.reading import reading
 from llm_persona.subject.stopping import stopping_after
 
@@ -189,7 +190,7 @@ def _parts(rows: Sequence[Row]) -> Iterator[slice]:
 def _weights(packed: Packed, position: Position) -> torch.Tensor:
     """Averaging weights [spans, length]: each row sums to one over the tokens that count."""
     weights = torch.zeros(len(packed.spans), packed.input_ids.shape[1], device=packed.input_ids.device)
-    for number, (sequence, _row, start, end, previous) in enumerate(packed.spans):
+    for number, (_sequence, _row, start, end, previous) in enumerate(packed.spans):
         if position == "response_mean":
             weights[number, start:end] = 1.0 / (end - start)
         elif position == "prompt_last":

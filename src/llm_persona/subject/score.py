@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from llm_persona.subject.batched import in_batches, in_batches_rendered
 from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
 from llm_persona.subject.logits import logits_at
-from llm_persona.subject.packing import Packed, Row, in_batches, in_batches_rendered
+from llm_persona.subject.packing import Packed, Row
 from llm_persona.subject.reading import reading
 
 AT_ONCE_ON_CPU = 1 << 19

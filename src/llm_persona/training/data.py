@@ -13,9 +13,10 @@ from typing import Any
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.items import HALF_PAIR, Item
 from llm_persona.domain.store import digest
+from llm_persona.subject.batched import may_share
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
-from llm_persona.subject.packing import Branch, Tree, grow, may_share
+from llm_persona.subject.packing import Branch, Tree, grow
 
 ROLES = ("system", "user", "assistant")
 

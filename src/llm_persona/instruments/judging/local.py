@@ -20,12 +20,13 @@ import torch
 
 from llm_persona.instruments.judging.protocol import JudgeRequest, Verdict
 from llm_persona.instruments.judging.scoring import LEAST_MASS, verdict_of_mass
+from llm_persona.subject.batched import in_batches_rendered
 from llm_persona.subject.chat import Rendered, render_prompt
 from llm_persona.subject.generate import generate
 from llm_persona.subject.load import Subject, load_subject
 from llm_persona.subject.locate import identify
 from llm_persona.subject.logits import logits_at
-from llm_persona.subject.packing import Packed, in_batches_rendered
+from llm_persona.subject.packing import Packed
 from llm_persona.subject.reading import reading
 from llm_persona.subject.standing import as_it_stands
 
