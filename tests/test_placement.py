@@ -62,10 +62,12 @@ def test_a_model_with_blocks_on_the_disk_is_recorded_and_steered_like_a_whole_on
 
 
 def test_a_sweep_that_shares_lower_blocks_leaves_a_spread_model_as_it_was(whole, spread):
-    rows = [Row(r.prompt, r.text) for r in ROWS]
+    system = "Answer in one sentence, and do not explain. " * 3  # (long enough to be read once, before the rows)
+    rows = [Row(r.prompt, r.text, system) for r in ROWS]
     vector = random_vector(whole)
     found = []
     for subject in (whole, spread):
+        assert subject.shares_prefix
         with reusing_below(subject, 3):
             for c in (0.5, -0.5):
                 with steering(subject, vector, layer=3, coefficient=c):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,13 @@ from conftest import make_subject
 from tiny_inputs import FAMILIES, random_vector
 
 from llm_persona.domain.responses import Response
-from llm_persona.subject import batched, prefix
+from llm_persona.subject import batched, prefix, reuse
 from llm_persona.subject.batched import batches, in_batches
 from llm_persona.subject.chat import render_prompt
 from llm_persona.subject.packing import Branch, Row, Tree
+from llm_persona.subject.prefix import PrefixCache
 from llm_persona.subject.record import POSITIONS, record_positions
-from llm_persona.subject.reuse import reusing_below
+from llm_persona.subject.reuse import KeptBlocks, reusing_below
 from llm_persona.subject.score import next_token_probabilities, response_logprobs
 from llm_persona.subject.steer import steering
 
@@ -45,11 +48,11 @@ def plain(rows):
 
 
 def without_prefix(subject, job):
-    subject.shares_prefix = False
+    before, subject.shares_prefix = subject.shares_prefix, False
     try:
         return job()
     finally:
-        subject.shares_prefix = True
+        subject.shares_prefix = before
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,9 +69,9 @@ def test_a_prefix_read_once_changes_no_number(family, reads):
         )
 
     scores, chances, recorded = all_of_it()
-    assert len(reads) == (3 if subject.shares_prefix else 0)
+    assert len(reads) == 3
     alone = without_prefix(subject, all_of_it)
-    assert len(reads) == (3 if subject.shares_prefix else 0)
+    assert len(reads) == 3
     for one, other in zip(scores, alone[0], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_allclose(chances, alone[1], atol=1e-5)
@@ -76,20 +79,34 @@ def test_a_prefix_read_once_changes_no_number(family, reads):
         np.testing.assert_allclose(recorded[position].values, alone[2][position].values, atol=2e-5, err_msg=position)
 
 
-def test_most_families_take_a_prefix_and_none_is_believed_unproved():
-    taken = [family for family in FAMILIES if make_subject(family).shares_prefix]
-    assert {"llama", "mistral", "qwen2", "qwen3", "gpt_neox", "olmo2", "phi"} <= set(taken)
+def test_every_family_takes_a_prefix_and_a_cache_that_is_not_looked_at_is_found_out():
+    assert all(make_subject(family).shares_prefix for family in FAMILIES)
     subject = make_subject()
 
-    def forgetful(_module, _args, kwargs):  # a model that does not look at its cache
-        return _args, {**kwargs, "past_key_values": None}
+    def forgetful(_module, args, kwargs):  # a model that attends to its cache as if nothing stood in it
+        past = kwargs.get("past_key_values")
+        for layer in past.layers if isinstance(past, PrefixCache) else ():
+            layer.keys, layer.values = torch.zeros_like(layer.keys), torch.zeros_like(layer.values)
+        return args, kwargs
 
     handle = subject.decoder.register_forward_pre_hook(forgetful, with_kwargs=True)
     try:
-        assert batched.sharing_is_exact(subject)
-        assert not batched.sharing_is_exact(subject, prefix=2)
+        assert batched.sharing_that_is_exact(subject) == (True, False)
     finally:
         handle.remove()
+    assert batched.sharing_that_is_exact(subject) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "rotates"),
+    [({"rope_type": "longrope"}, True), ({"rope_type": "dynamic"}, True), ({"type": "dynamic_ntk"}, True),
+     ({"full_attention": {"rope_type": "longrope"}}, True), ({"rope_type": "llama3", "factor": 8.0}, False),
+     (None, False)],
+)  # fmt: skip
+def test_positions_that_turn_by_the_length_of_a_text_take_no_prefix(entry, rotates):
+    assert prefix.rotates_by_length(SimpleNamespace(rope_parameters=entry)) == rotates
+    assert prefix.rotates_by_length(SimpleNamespace(rope_scaling=entry)) == rotates
+    assert not prefix.rotates_by_length(make_subject().text_config)
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "response"])
@@ -104,6 +121,41 @@ def test_steering_reaches_the_prefix_as_it_reaches_the_rest_of_a_prompt(tiny, re
     assert reads
     np.testing.assert_allclose(found, without_prefix(tiny, steered), atol=1e-5)
     assert np.abs(found - np.concatenate(response_logprobs(tiny, plain(ROWS)))).max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+def test_the_mean_over_a_prompt_holds_the_prefix_as_it_was_steered(tiny, reads, positions):
+    steer = {"vector": random_vector(tiny), "layer": 1, "coefficient": 1.0, "positions": positions}
+
+    def steered():
+        with steering(tiny, **steer):
+            return record_positions(tiny, ROWS, ("prompt_mean",))["prompt_mean"].values
+
+    found = steered()
+    assert reads
+    np.testing.assert_allclose(found, without_prefix(tiny, steered), atol=2e-5)
+
+
+@pytest.mark.parametrize("change", [{"operator": "ablate"}, {"operator": "cap", "floor": -0.1, "ceiling": 0.1}])
+def test_ablations_and_caps_reach_the_prefix_too(tiny, reads, change):
+    def steered():
+        with steering(tiny, random_vector(tiny), layer=1, **change):
+            return np.concatenate(response_logprobs(tiny, plain(ROWS)))
+
+    found = steered()
+    assert reads
+    np.testing.assert_allclose(found, without_prefix(tiny, steered), atol=1e-5)
+
+
+def test_a_prompt_that_is_the_beginning_of_another_keeps_its_last_token(tiny, reads):
+    """Without turn marks after them, the longer prompts begin with the whole of the shorter one."""
+    short = [token % 250 for token in range(60)]
+    prompts = [short, short, *([*short, token] for token in range(5)), [*short, 7, 8]]
+    found = next_token_probabilities(tiny, prompts, [65, 66])
+    assert [len(read) for read in reads] == [len(short) - 1]
+    np.testing.assert_allclose(
+        found, without_prefix(tiny, lambda: next_token_probabilities(tiny, prompts, [65, 66])), atol=1e-6
+    )
 
 
 def test_a_sweep_reads_the_layers_below_once_for_the_prefix_too(tiny, reads):
@@ -130,6 +182,30 @@ def test_a_sweep_reads_the_layers_below_once_for_the_prefix_too(tiny, reads):
     assert len(calls) == each  # of three sweeps' forwards
     for one, other in zip(shared, separate, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_one_store_of_several_layers_keeps_prefixes_for_each(tiny, reads):
+    vector, kept = random_vector(tiny), KeptBlocks([1, 2])
+
+    def at(layer):
+        with steering(tiny, vector, layer=layer, coefficient=0.5):
+            return np.concatenate(response_logprobs(tiny, plain(ROWS)))
+
+    expected = {layer: at(layer) for layer in (2, 1)}
+    for layer in (2, 1, 2, 1):
+        with reusing_below(tiny, layer, kept):
+            np.testing.assert_allclose(at(layer), expected[layer], atol=1e-6)
+    assert len(reads) == 6
+
+
+def test_a_store_without_room_keeps_neither_outputs_nor_what_a_prefix_wrote(tiny, monkeypatch):
+    monkeypatch.setattr(reuse, "MEMORY_LIMIT", 0)
+    kept, expected = KeptBlocks([2]), np.concatenate(response_logprobs(tiny, plain(ROWS)))
+    with reusing_below(tiny, 2, kept):
+        for _ in range(2):
+            np.testing.assert_array_equal(np.concatenate(response_logprobs(tiny, plain(ROWS))), expected)
+    assert not kept._outputs
+    assert not kept._written
 
 
 def test_batches_after_different_prefixes_are_not_taken_for_one_another(tiny):
@@ -171,7 +247,9 @@ def test_texts_are_read_whole_where_memory_has_no_room_for_the_prefix(tiny, monk
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(batched, "read_prefix", full)
-    for one, other in zip(response_logprobs(tiny, plain(ROWS)), expected, strict=True):
+    with pytest.warns(RuntimeWarning, match=r"tokens that all texts begin with: going on with whole texts"):
+        found = response_logprobs(tiny, plain(ROWS))
+    for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert asked
 
@@ -183,17 +261,18 @@ def test_texts_are_read_whole_where_memory_has_no_room_for_the_prefix(tiny, monk
         response_logprobs(tiny, plain(ROWS))
 
 
-def test_every_batch_gets_a_cache_of_its_own(tiny):
-    lengths = []
+def test_a_prefix_serves_any_number_of_forwards_and_holds_no_more_than_itself(tiny):
+    found = []
 
     def work(packed):
-        for _ in range(2):
-            tiny.decoder(**packed.inputs, use_cache=False)
-            lengths.append(packed.inputs["past_key_values"].get_seq_length())
+        twice = [tiny.decoder(**packed.inputs, use_cache=False)[0] for _ in range(2)]
+        assert torch.equal(*twice)
+        found.append(packed.prefix.cache)
 
     in_batches(tiny, plain(ROWS), work, budget=400)
-    assert len(lengths) > 2
-    assert len(set(lengths)) == 1
+    assert len(found) > 1
+    assert all(cache is found[0] for cache in found)
+    assert {tuple(layer.keys.shape[::2]) for layer in found[0].layers} == {(1, len(found[0].ids))}
 
 
 def test_many_short_texts_after_a_long_prefix_go_in_several_batches():
@@ -211,4 +290,3 @@ def test_what_a_prefix_must_save_grows_with_the_batches(tiny, reads):
     finally:
         tiny.token_budget = before
     assert not reads
-    assert prefix.WORTH < 1

@@ -16,7 +16,7 @@ from llm_persona.studies import token_budget
 from llm_persona.studies.stages import Silent
 from llm_persona.studies.study import run_study
 from llm_persona.studies.token_budget import with_token_budget
-from llm_persona.subject import packing
+from llm_persona.subject import batched
 from llm_persona.subject.memory import TOKEN_BUDGET, token_budget_of
 from llm_persona.subject.packing import Row
 from llm_persona.subject.record import record
@@ -25,8 +25,8 @@ from llm_persona.subject.score import response_logprobs
 
 def test_numbers_depend_on_the_budget_by_rounding_only(tiny, monkeypatch):
     rows, sizes = [Row(r.prompt, r.text) for r in ROWS], []
-    real = packing.pack
-    monkeypatch.setattr(packing, "pack", lambda trees, *a, **k: sizes.append(len(trees)) or real(trees, *a, **k))
+    real = batched.pack
+    monkeypatch.setattr(batched, "pack", lambda trees, *a, **k: sizes.append(len(trees)) or real(trees, *a, **k))
     wide, logprobs = record(tiny, ROWS).values, response_logprobs(tiny, rows)
     assert sizes == [2, 2]
     monkeypatch.setattr(tiny, "token_budget", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -10,14 +11,14 @@ from llm_persona.subject.chat import Rendered
 from llm_persona.subject.load import Subject
 from llm_persona.subject.memory import TOKEN_BUDGET, halving, is_out_of_memory
 from llm_persona.subject.packing import Branch, Packed, Row, Tree, common_prefix, grow, pack, render_rows
-from llm_persona.subject.prefix import NO_PREFIX, WORTH, Prefix, read_prefix
+from llm_persona.subject.prefix import NO_PREFIX, WORTH, Prefix, read_prefix, rotates_by_length
 
 TREE = 4
 """A tree may be so many budgets long before it is parted: its prompt is then computed once more, but its mask, which
 grows with the square of the length, stays bounded."""
 COPIES = 4
-"""Each sequence of a batch has a copy of the prefix's keys and values: much less than what is computed for a token of
-its own, but a long prefix of many short sequences would fill the memory."""
+"""In the block at work each sequence of a batch has a copy of the prefix's keys and values: much less than what is
+computed for a token of its own, but a long prefix of many short sequences would fill the memory."""
 
 
 def in_batches(
@@ -83,13 +84,17 @@ def batches(trees: Sequence[Tree], budget: int = TOKEN_BUDGET, before: int = 0) 
 
 
 def _prefix(subject: Subject, ids: list[int], up_to: int | None, sums: Sequence[int]) -> Prefix:
-    """The prefix, read; an empty one where memory has no room for it: the texts are then read whole, and halving
-    says what does not fit."""
+    """The prefix, read; where memory has no room for it, none, with a warning: the texts are then read whole, and
+    halving says what does not fit."""
     try:
         return read_prefix(subject, ids, up_to, sums)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    said = f"out of memory with the {len(ids)} tokens that all texts begin with: going on with whole texts"
+    warnings.warn(said, RuntimeWarning, stacklevel=2)
     return NO_PREFIX
 
 
@@ -105,25 +110,43 @@ def may_share(subject: Subject, rendered: Sequence[Rendered]) -> bool:
     return subject.shares_prompts and (subject.window is None or longest <= subject.window)
 
 
+TRUNK, ENDS, READ_BEFORE = (3, 5, 7), ((11, 13), (17, 19)), 2
+"""The tokens of the probe: a prompt, two branches, and how much of the prompt is a prefix."""
+
+
 @torch.no_grad()
-def sharing_is_exact(subject: Subject, prefix: int = 0) -> bool:
-    """Whether packed branches give the logits of separate sequences (to rounding), with so many tokens of their
-    prompt read before."""
-    vocabulary = int(subject.model.get_input_embeddings().num_embeddings)
-    trunk = [3 % vocabulary, 5 % vocabulary, 7 % vocabulary]
-    ends = [[11 % vocabulary, 13 % vocabulary], [17 % vocabulary, 19 % vocabulary]]
-    tree = Tree(trunk[prefix:], [Branch(0, ends[0], 1), Branch(1, ends[1], 1)])
+def sharing_that_is_exact(subject: Subject) -> tuple[bool, bool]:
+    """Whether packed branches give the logits of separate sequences (to rounding): by themselves, and after a prefix
+    that was read before them."""
+    if not _probe_agrees(subject, 0, alone := _alone(subject)):
+        return False, False
+    return True, not rotates_by_length(subject.text_config) and _probe_agrees(subject, READ_BEFORE, alone)
+
+
+def _probe_ids(subject: Subject) -> tuple[list[int], list[list[int]]]:
+    size = int(subject.model.get_input_embeddings().num_embeddings)
+    return [token % size for token in TRUNK], [[token % size for token in end] for end in ENDS]
+
+
+def _alone(subject: Subject) -> list[torch.Tensor]:
+    """Logits [branch, vocabulary] of each branch behind the whole prompt, in a sequence of its own."""
+    trunk, ends = _probe_ids(subject)
+    ids = [torch.tensor([trunk + end], device=subject.device) for end in ends]
+    return [subject.model(input_ids=one, use_cache=False).logits[0, len(trunk) :] for one in ids]
+
+
+def _probe_agrees(subject: Subject, before: int, alone: Sequence[torch.Tensor]) -> bool:
+    trunk, ends = _probe_ids(subject)
+    tree = Tree(trunk[before:], [Branch(number, end, 1) for number, end in enumerate(ends)])
     try:
-        before = read_prefix(subject, trunk[:prefix]) if prefix else NO_PREFIX
-        packed = pack([tree], 0, subject.device, subject.dtype, prefix=before)
-        together = subject.model(**packed.inputs, use_cache=False).logits[0]
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
-        return False  # the architecture takes no such mask or cache: texts are read one by one, or whole
+        prefix = read_prefix(subject, trunk[:before]) if before else NO_PREFIX
+        packed = pack([tree], 0, subject.device, subject.dtype, prefix=prefix)
+        together = subject.model(**packed.inputs, use_cache=False).logits[0, len(tree.trunk) :]
+    except Exception:  # the architecture takes no such mask or cache: texts are read one by one, or whole
+        return False
     tolerance = 1e-3 if subject.dtype == torch.float32 else 0.15
-    for number, end in enumerate(ends):
-        alone = subject.model(input_ids=torch.tensor([trunk + end], device=subject.device), use_cache=False).logits[0]
-        place = len(trunk) - prefix + 2 * number
-        scale = float(alone[-2:].float().abs().max()) or 1.0
-        if float((together[place : place + 2] - alone[-2:]).float().abs().max()) > tolerance * scale:
+    for found, expected in zip(together.split([len(end) for end in ends]), alone, strict=True):
+        scale = float(expected.float().abs().max()) or 1.0
+        if not float((found - expected).float().abs().max()) <= tolerance * scale:  # (NaN is no agreement)
             return False
     return True

@@ -68,6 +68,11 @@ class Subject:
         return formats[0] if formats else torch.float32
 
     @property
+    def text_config(self) -> Any:
+        """Configuration of the language model (of a model with several parts, that part's)."""
+        return _text_config(self.model)
+
+    @property
     def n_layers(self) -> int:
         """Number of decoder blocks."""
         return len(self.blocks)
@@ -75,12 +80,12 @@ class Subject:
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return int(_text_config(self.model).hidden_size)
+        return int(self.text_config.hidden_size)
 
     @property
     def max_length(self) -> int:
         """Longest sequence in tokens."""
-        return int(getattr(_text_config(self.model), "max_position_embeddings", 0) or 1 << 20)
+        return int(getattr(self.text_config, "max_position_embeddings", 0) or 1 << 20)
 
     @property
     def generation_end(self) -> int | list[int] | None:
@@ -90,7 +95,7 @@ class Subject:
     @property
     def window(self) -> int | None:
         """Attention window in tokens where the architecture has one (packing would lose it in longer sequences)."""
-        config = _text_config(self.model)
+        config = self.text_config
         size = getattr(config, "sliding_window", None)
         return int(size) if size and getattr(config, "use_sliding_window", True) else None
 
@@ -215,10 +220,9 @@ def wrap(model: Any, tokenizer: Any, name: str = "custom", revision: str = "", b
     found = find_blocks(model, blocks)
     probe(model, found, int(_text_config(model).hidden_size))
     subject = Subject(model, tokenizer, name, revision, found, decoder_of(model))
-    from llm_persona.subject.batched import sharing_is_exact
+    from llm_persona.subject.batched import sharing_that_is_exact
 
     subject.blocks_path = blocks or os.environ.get(SETTING) or None
-    subject.shares_prompts = sharing_is_exact(subject)
-    subject.shares_prefix = subject.shares_prompts and sharing_is_exact(subject, prefix=2)
+    subject.shares_prompts, subject.shares_prefix = sharing_that_is_exact(subject)
     subject.token_budget = token_budget_of(subject.device)
     return subject

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 
 
-def logits_at(
-    model: Any, inputs: dict[str, torch.Tensor], sequences: torch.Tensor, places: torch.Tensor
-) -> torch.Tensor:
+def logits_at(model: Any, inputs: dict[str, Any], sequences: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Logits [n, vocabulary] at `(sequences[i], places[i])` of a packed batch, in one forward.
 
     The hidden states are picked just before the output layer, inside the model's own forward, so that

@@ -67,15 +67,15 @@ class Packed:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What one forward of the model takes (it adds to the cache that is in it)."""
+        """What the model's forward takes."""
         if self.attention_mask.dim() == 2:  # one branch a sequence: the plain inputs that every model takes
             return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        inputs: dict[str, Any] = {
+        inputs = {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "attention_mask": self.attention_mask,
         }
-        return {**inputs, "past_key_values": self.prefix.cache(len(self.input_ids))} if self.prefix.ids else inputs
+        return inputs if self.prefix.cache is None else {**inputs, "past_key_values": self.prefix.cache}
 
 
 @dataclass(frozen=True)

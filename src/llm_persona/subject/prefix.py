@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from llm_persona.subject.blocks import block_output
 from llm_persona.subject.load import Subject
@@ -22,29 +23,42 @@ WORTH = 1 / 16
 """Share of a batch's token budget that it must save: reading it costs a forward of its own."""
 
 
-class PrefixCache(DynamicCache):  # type: ignore[misc]
-    """A key-value cache for one forward: that of the prefix itself (no `ids`), which fills it, or that of a batch
-    after a prefix of these ids."""
+class _BeforeAll(DynamicLayer):  # type: ignore[misc]
+    """One block's keys and values of the prefix [1, heads, tokens, width]: before those of every sequence, and never
+    added to, so that no more than the block at work holds a copy of them."""
 
-    def __init__(
-        self, ids: tuple[int, ...] = (), read: Sequence[tuple[torch.Tensor, torch.Tensor]] = (), sequences: int = 1
-    ) -> None:
-        super().__init__([(keys.expand(sequences, -1, -1, -1), v.expand(sequences, -1, -1, -1)) for keys, v in read])
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the prefix and of the sequences after it, [batch, heads, prefix + length, width]."""
+        pairs = ((self.keys, keys), (self.values, values))
+        whole = [torch.cat([before.expand(len(new), -1, -1, -1), new], dim=-2) for before, new in pairs]
+        return whole[0], whole[1]
+
+
+class PrefixCache(Cache):  # type: ignore[misc]
+    """What a batch attends to before its own tokens: a prefix of these `ids`. Any number of forwards may take it."""
+
+    def __init__(self, ids: tuple[int, ...], read: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        super().__init__(layers=[_BeforeAll(keys, values) for keys, values in read])
         self.ids = ids
+
+
+class FillingCache(DynamicCache):  # type: ignore[misc]
+    """What the forward that reads a prefix writes its keys and values to."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens read once. `read` holds each block's keys and values [1, heads, tokens, width]; `sums` float32 [hidden],
-    the block's output added up over the tokens, for the layers asked for."""
+    """Tokens read once: their ids, the cache for what comes after them, and `sums` float32 [hidden], the block's output
+    added up over the tokens, for the layers asked for."""
 
     ids: tuple[int, ...] = ()
-    read: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    cache: PrefixCache | None = None
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def cache(self, sequences: int) -> PrefixCache:
-        """A cache for one forward of so many sequences, which adds to it."""
-        return PrefixCache(self.ids, self.read, sequences)
 
 
 NO_PREFIX = Prefix()
@@ -55,7 +69,7 @@ def read_prefix(
     subject: Subject, ids: Sequence[int], up_to: int | None = None, sum_layers: Sequence[int] = ()
 ) -> Prefix:
     """Read a prefix in the state the subject is in, up to block `up_to` (None: all of them)."""
-    cache = PrefixCache()
+    filling = FillingCache()
     sums: dict[int, torch.Tensor] = {}
 
     def summing(layer: int) -> Callable[..., None]:
@@ -69,8 +83,18 @@ def read_prefix(
     given = torch.tensor([list(ids)], device=subject.device)
     try:
         with reading(subject, torch.zeros(given.shape, dtype=torch.bool)), stopping_after(subject, last):
-            subject.decoder(input_ids=given, past_key_values=cache, use_cache=True)
+            subject.decoder(input_ids=given, past_key_values=filling, use_cache=True)
     finally:
         for handle in handles:
             handle.remove()
-    return Prefix(tuple(ids), [(layer.keys, layer.values) for layer in cache.layers], sums)
+    read = [(layer.keys, layer.values) for layer in filling.layers]
+    return Prefix(tuple(ids), PrefixCache(tuple(ids), read), sums)
+
+
+def rotates_by_length(config: Any) -> bool:
+    """Whether an architecture's rotary positions depend on how long a sequence becomes ("longrope", "dynamic"): keys
+    read before its end is known would then be others'."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    entries = [found, *(entry for entry in found.values() if isinstance(entry, dict))]
+    kinds = [str(entry.get("rope_type", entry.get("type", ""))) for entry in entries]
+    return any("dynamic" in kind or kind == "longrope" for kind in kinds)

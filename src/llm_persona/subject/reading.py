@@ -18,7 +18,7 @@ def reading(subject: Subject, responses: int | torch.Tensor) -> Iterator[None]:
 
     Args:
         responses: the place in the (padded) sequence from which on every token is a response's, or a boolean tensor
-            [batch, length] for whole sequences without a cache.
+            [batch, length] for whole sequences (or for what comes after a prefix that was read before).
     """
     before, subject.responses = subject.responses, responses
     try:

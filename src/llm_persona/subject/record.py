@@ -188,7 +188,8 @@ def _parts(rows: Sequence[Row]) -> Iterator[slice]:
 
 
 def _weights(packed: Packed, position: Position) -> torch.Tensor:
-    """Averaging weights [spans, length]: each row sums to one over the tokens that count."""
+    """Averaging weights [spans, length]: each row sums to one over the tokens that count, those of a prefix (which is
+    no part of the batch) included."""
     weights = torch.zeros(len(packed.spans), packed.input_ids.shape[1], device=packed.input_ids.device)
     for number, (_sequence, _row, start, end, previous) in enumerate(packed.spans):
         if position == "response_mean":

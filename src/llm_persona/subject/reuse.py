@@ -11,39 +11,41 @@ import torch
 
 from llm_persona.domain.errors import UserError
 from llm_persona.subject.load import Subject
-from llm_persona.subject.prefix import PrefixCache
+from llm_persona.subject.prefix import FillingCache, PrefixCache
 
 MEMORY_LIMIT = 512 << 20
-"""Bytes of kept hidden states; batches beyond it are simply computed again."""
+"""Bytes of what is kept; batches beyond it are simply computed again."""
+
+Written = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""What blocks wrote into a cache: keys and values, by block."""
 
 
 class KeptBlocks:
-    """Unsteered outputs of some decoder blocks, by packed batch. One store may serve several layers."""
+    """Unsteered outputs of some decoder blocks, by packed batch, and what the blocks up to them wrote of a prefix. One
+    store may serve several layers."""
 
     def __init__(self, layers: Iterable[int]) -> None:
         self.layers = frozenset(layers)
         self._outputs: dict[tuple[bytes, int], torch.Tensor] = {}
-        self._keys: dict[tuple[bytes, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._written: dict[tuple[bytes, int], Written] = {}
         self._bytes = 0
 
     def get(self, key: bytes, layer: int) -> torch.Tensor | None:
         """The output of block `layer` for that batch, if it was kept."""
         return self._outputs.get((key, layer))
 
-    def keep(self, key: bytes, layer: int, hidden: torch.Tensor) -> None:
-        """Keep a block's output while there is room."""
-        size = hidden.numel() * hidden.element_size()
+    def keep(self, key: bytes, layer: int, hidden: torch.Tensor, written: Written | None = None) -> None:
+        """Keep a block's output while there is room; of a prefix, what the blocks up to it have written too."""
+        parts = [hidden, *(part for pair in (written or {}).values() for part in pair)]
+        size = sum(part.numel() * part.element_size() for part in parts)
         if layer in self.layers and (key, layer) not in self._outputs and self._bytes + size <= MEMORY_LIMIT:
             self._outputs[key, layer] = hidden.clone()
+            self._written[key, layer] = written or {}
             self._bytes += size
 
-    def keep_keys(self, key: bytes, layer: int, cache: PrefixCache) -> None:
-        """Keep what a block wrote into the cache of a prefix: few tokens, once a call."""
-        self._keys[key, layer] = (cache.layers[layer].keys, cache.layers[layer].values)
-
-    def give_keys(self, key: bytes, layer: int, cache: PrefixCache) -> None:
-        """Write the same into another cache, as the block itself would."""
-        cache.update(*self._keys[key, layer], layer)
+    def written(self, key: bytes, layer: int) -> Written:
+        """Keys and values by block, kept with that output."""
+        return self._written.get((key, layer), {})
 
 
 @singledispatch
@@ -52,7 +54,8 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
     """Compute blocks 0..layer once per packed batch; later conditions start from the kept output.
 
     Only for conditions that differ at `layer` or above: a forward in a state that steers lower, or with
-    another adapter than at entry, raises. A forward that writes to a key-value cache passes through untouched.
+    another adapter than at entry, raises. What a prefix writes for the batches after it is kept likewise; a forward
+    with any other key-value cache passes through untouched.
     With `kept`, what an earlier context has computed for this layer is used too.
     """
     if not 0 <= layer < subject.n_layers:
@@ -61,27 +64,26 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
     adapter = subject.adapter
     key: bytes | None = None
     start: torch.Tensor | None = None
-    filled: PrefixCache | None = None
+    filling: FillingCache | None = None
 
     def before(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal key, start, filled
+        nonlocal key, start, filling
         if subject.adapter != adapter or any(low < layer for low in subject.steering_layers):
             raise UserError(f"layers below {layer} are shared here: an adapter or a lower steered layer cannot enter")
-        filled = _prefix_read(kwargs)
-        key = _batch_key(kwargs) if filled is None else b"prefix:" + _bytes(kwargs["input_ids"])
+        past = kwargs.get("past_key_values")
+        filling = past if isinstance(past, FillingCache) else None
+        key = _batch_key(kwargs) if filling is None else b"prefix:" + _bytes(kwargs["input_ids"])
         start = store.get(key, layer) if key is not None else None
 
     def lower(number: int, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if start is None:
+            if start is None or key is None:
                 output = original(hidden, *args, **kwargs)
                 if key is not None and isinstance(output, torch.Tensor):  # blocks that return tuples are not shared
-                    store.keep(key, number, output)
-                    if filled is not None:
-                        store.keep_keys(key, number, filled)
+                    store.keep(key, number, output, _written(filling, number) if filling is not None else None)
                 return output
-            if filled is not None and key is not None:
-                store.give_keys(key, number, filled)
+            if filling is not None and number in (kept_keys := store.written(key, layer)):
+                filling.update(*kept_keys[number], number)
             return start.clone() if number == layer else hidden
 
         return forward
@@ -101,10 +103,10 @@ def reusing_below(subject: Subject, layer: int, kept: KeptBlocks | None = None) 
                 block.forward = forward
 
 
-def _prefix_read(kwargs: dict[str, Any]) -> PrefixCache | None:
-    """The cache that a forward fills, where it reads a prefix."""
-    past = kwargs.get("past_key_values")
-    return past if isinstance(past, PrefixCache) and not past.ids else None
+def _written(cache: FillingCache, up_to: int) -> Written:
+    """What the blocks up to that one have written (some architectures have blocks that write nothing)."""
+    found = enumerate(cache.layers[: up_to + 1])
+    return {number: (one.keys, one.values) for number, one in found if one.keys is not None}
 
 
 def _batch_key(kwargs: dict[str, Any]) -> bytes | None:
