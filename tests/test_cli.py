@@ -52,6 +52,8 @@ BAD = {
     "unfinished run": (["report", "{tmp}"], "holds no results.json"),
     "missing study": (["run", "no.yaml"], "no such study file"),
     "finetune on nothing": (["finetune", "--out", "{tmp}/a"], "nothing to train on"),
+    "empty data": (["finetune", "--data", "{empty}", "--out", "{tmp}/a"], "(the file is empty); give chat rows"),
+    "folder that is no vector": (["steer", "--vector", "{tmp}", "--layer", "1", "--dose", "1"], "is a folder; give a"),
     "missing data": (["finetune", "--data", "no.jsonl", "--out", "{tmp}/a"], "no such data file"),
     "json into nowhere": (["evaluate", "--trait", "openness", "--json", "/proc/x/y.json"], "not a writable folder"),
     "template without fields": (["evaluate", "--template", "{text}"], "is missing"),
@@ -66,9 +68,11 @@ def test_bad_input_is_one_line_and_exit_2(case, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     (tmp_path / "text.txt").write_text("{situation}")
+    (tmp_path / "empty.jsonl").touch()
     places = {
         "{tmp}": tmp_path,
         "{text}": tmp_path / "text.txt",
+        "{empty}": tmp_path / "empty.jsonl",
         "{full}": tmp_path / "full",
         "{vector}": wrong_model_vector(tmp_path),
     }

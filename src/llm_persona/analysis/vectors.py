@@ -129,6 +129,8 @@ class PersonaVector:
         """
         from safetensors import SafetensorError, safe_open
 
+        if Path(path).is_dir():
+            raise UserError(f"{path}: is a folder; give a vector file (a run keeps its own in vectors/)")
         try:
             with safe_open(str(path), framework="np") as stored:
                 meta = stored.metadata() or {}

@@ -25,5 +25,9 @@ class Shortfall(UserWarning):
     """Less was read than was given: how much, and why."""
 
 
+class Replaced(UserWarning):
+    """Finished results are about to be replaced, since settings changed: whose, and which settings."""
+
+
 class Damage(UserWarning):
     """A file of ours is not as it was written (its digest differs): which one, and what is done about it."""

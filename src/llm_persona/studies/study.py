@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from llm_persona.analysis.geometry import geometry
 from llm_persona.domain.condition import Steer
 from llm_persona.domain.config import StudyConfig
-from llm_persona.domain.errors import UserError
+from llm_persona.domain.errors import Replaced, UserError
 from llm_persona.domain.formats import format_of, sealed
 from llm_persona.domain.provenance import git_revision, machine, versions
 from llm_persona.domain.store import digest, file_digest, write_json, write_text
@@ -155,7 +156,12 @@ def _run(config: StudyConfig, folder: Path, reporter: Reporter | None, limits: L
     former = study_settings(folder)
     ignored = dict.fromkeys(("format", "token_budget"))
     # (what an older version did not write down was as it is by default)
-    if former is None or {**NEWER, **former, **ignored} != {**settings, **ignored}:
+    before = {**NEWER, **(former or {}), **ignored}
+    if former is None or before != {**settings, **ignored}:
+        if (folder / "results.json").is_file():
+            changed = [name for name, value in settings.items() if name not in ignored and before.get(name) != value]
+            said = f"{folder}: its results were of other settings ({', '.join(changed) or 'unknown ones'})"
+            warnings.warn(f"{said}; what depends on them is made anew, in their place", Replaced, stacklevel=3)
         for name in ("results.json", "report.html", "manifest.json", FILE):  # those of other settings
             (folder / name).unlink(missing_ok=True)
     write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))

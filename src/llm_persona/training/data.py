@@ -101,8 +101,9 @@ def from_chat(path: str | Path, limit: int | None = None) -> TrainingData:
         if limit is not None and taken >= limit:
             break
     if not examples:
-        reason = f"; the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else ""
-        raise UserError(f"{file}: no usable conversation in {lines} lines{reason}")
+        reason = f"the first: row {skipped[0].row}, {skipped[0].reason}" if skipped else "the file is empty"
+        form = 'a list \'messages\' of {"role": "user", "content": ...} and {"role": "assistant", ...}'
+        raise UserError(f"{file}: no usable conversation in {lines} lines ({reason}); give chat rows, each with {form}")
     return TrainingData(examples, skipped, str(file))
 
 

@@ -12,6 +12,9 @@ from llm_persona.interfaces.cli.result_file import json_option, output_checked, 
 if TYPE_CHECKING:
     from llm_persona.studies.time_table import Part, TimeTable
 
+FEWEST = 5
+"""Rounds whose median says whether what is asked holds."""
+
 
 @click.command(epilog="Example: llm-persona bench --rounds 5 --json bench.json")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Interleaved rounds that count.")
@@ -49,6 +52,10 @@ def bench(
             for t in found
         ],
     )  # fmt: skip
+    if rounds < FEWEST:
+        click.echo(
+            f"{rounds} rounds: a quick look that decides nothing; leave --rounds and --items as they are", err=True
+        )
     result = {"subject": kind, "rounds": rounds, "items": items, "timings": [t.as_json() for t in found]}
     if folder is not None:
         whole = time_table(folder, found)

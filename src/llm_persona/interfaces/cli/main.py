@@ -151,7 +151,7 @@ def _fail(text: str, code: int) -> int:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """Only our own warnings reach the terminal, each on one line."""
-    from llm_persona.domain.errors import Damage, Shortfall, one_line
+    from llm_persona.domain.errors import Damage, Replaced, Shortfall, one_line
 
-    if issubclass(category, (Damage, Shortfall)) or (category is UserWarning and "vector" in str(message)):
+    if issubclass(category, (Damage, Replaced, Shortfall)) or (category is UserWarning and "vector" in str(message)):
         click.echo(f"llm-persona: warning: {one_line(str(message))}", err=True)
