@@ -160,7 +160,9 @@ def test_the_command_prints_the_table_and_writes_the_timings(tmp_path, capsys):
         run(["bench", "--model", model, "--dtype", "float32", "--rounds", "1", "--items", "2", "--json", str(path)])
         == 0
     )
-    assert "TRAIT, choice" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "TRAIT, choice" in said.out
+    assert "1 rounds: a quick look that decides nothing" in said.err
     assert {t["name"] for t in json.loads(path.read_text())["timings"]} >= {
         "recording labelled items",
         "steered generation",

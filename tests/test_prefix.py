@@ -76,7 +76,7 @@ def test_a_prefix_read_once_changes_no_number(family, reads):
         np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_allclose(chances, alone[1], atol=1e-5)
     for position in POSITIONS:
-        np.testing.assert_allclose(recorded[position].values, alone[2][position].values, atol=2e-5, err_msg=position)
+        np.testing.assert_allclose(recorded[position].values, alone[2][position].values, atol=1e-5, err_msg=position)
 
 
 def test_every_family_takes_a_prefix_and_a_cache_that_is_not_looked_at_is_found_out():
@@ -133,7 +133,7 @@ def test_the_mean_over_a_prompt_holds_the_prefix_as_it_was_steered(tiny, reads, 
 
     found = steered()
     assert reads
-    np.testing.assert_allclose(found, without_prefix(tiny, steered), atol=2e-5)
+    np.testing.assert_allclose(found, without_prefix(tiny, steered), atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"operator": "ablate"}, {"operator": "cap", "floor": -0.1, "ceiling": 0.1}])

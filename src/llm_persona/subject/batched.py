@@ -142,7 +142,9 @@ def _probe_agrees(subject: Subject, before: int, alone: Sequence[torch.Tensor]) 
         prefix = read_prefix(subject, trunk[:before]) if before else NO_PREFIX
         packed = pack([tree], 0, subject.device, subject.dtype, prefix=prefix)
         together = subject.model(**packed.inputs, use_cache=False).logits[0, len(tree.trunk) :]
-    except Exception:  # the architecture takes no such mask or cache: texts are read one by one, or whole
+    except Exception as error:  # the architecture takes no such mask or cache: texts are read one by one, or whole
+        if is_out_of_memory(error):
+            raise
         return False
     tolerance = 1e-3 if subject.dtype == torch.float32 else 0.15
     for found, expected in zip(together.split([len(end) for end in ends]), alone, strict=True):
