@@ -8,6 +8,9 @@ import torch
 
 import llm_persona as lp
 from llm_persona.subject.chat import render_response
+from llm_persona.subject.one_at_a_time import likelihoods
+from llm_persona.subject.packing import Row
+from llm_persona.subject.score import response_logprobs
 
 pytestmark = pytest.mark.model
 
@@ -42,6 +45,15 @@ def test_a_row_s_numbers_do_not_depend_on_its_batch(smol, items):
     together = lp.record(smol, rows).values
     alone = lp.record(smol, rows[5:6]).values
     np.testing.assert_allclose(together[5], alone[0], atol=1e-4 * np.abs(alone).max())
+
+
+def test_shared_prompts_and_prefixes_give_every_response_the_log_probability_of_its_text_alone(smol, items):
+    chosen = items.split("select")[:3]
+    rows = [Row(item.prompt, text) for item in chosen for text in item.responses.values()]
+    assert smol.shares_prompts and smol.shares_prefix
+    for found, expected in zip(response_logprobs(smol, rows), likelihoods(smol, rows), strict=True):
+        assert len(found) == len(expected)
+        assert found.mean() == pytest.approx(expected.mean(), abs=1e-5)
 
 
 def test_the_vector_reads_unseen_questions_far_above_chance(smol, items, vector):

@@ -70,7 +70,8 @@ def decode(
         with torch.no_grad(), reading(subject, len(prompt)):  # not around the yield: the mode would leak out
             out = subject.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
         past = out.past_key_values
-        logprobs = out.logits[0, -1].float().log_softmax(dim=0).cpu()
+        values = out.logits[0, -1].float()
+        logprobs = (values - values.logsumexp(dim=0)).cpu()
         if logprobs.isnan().any():
             raise UserError(NO_PROBABILITIES)
         return logprobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from llm_persona.domain.condition import Condition
 from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.subject.blocks import SETTING, decoder_of, find_blocks, probe
+from llm_persona.subject.heap import keep_freed_memory
 from llm_persona.subject.locate import DEFAULT_MODEL, PICKLED, check_hub, locate
 from llm_persona.subject.memory import TOKEN_BUDGET, token_budget_of
 from llm_persona.subject.placement import SPREAD, choose_dtype, input_device, is_quantised, place_of
@@ -141,6 +142,7 @@ def load_subject(
     trust_remote_code: bool = False,
     blocks: str | None = None,
     engine: Engine = "transformers",
+    meanwhile: Callable[[Subject], None] | None = None,
 ) -> Subject:
     """Load a subject.
 
@@ -154,6 +156,8 @@ def load_subject(
         blocks: path of the list of decoder blocks in the model, e.g. `model.layers`, where it is not found by itself
             (default: the environment variable LLM_PERSONA_BLOCKS).
         engine: what runs it; `vllm` needs the extra of that name (docs/how-to/vllm.md).
+        meanwhile: called before the weights are read, with a subject for which texts can be rendered and nothing else:
+            it may begin that in a thread. (vLLM reads its weights in processes of its own: not called.)
 
     Raises:
         UserError: no such model, a folder that is none, an unknown dtype or device, or an architecture
@@ -171,6 +175,8 @@ def load_subject(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     where, spread = place_of(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     kind = choose_dtype(dtype, where)
     source, extra, revision = locate(model)
     of_hub = not revision
@@ -182,6 +188,10 @@ def load_subject(
     weights: dict[str, Any] = {} if "gguf_file" in extra else {"use_safetensors": True}
     try:  # which revision it is stands in every result; pinning one would be the user's (NAME is what they trust)
         tokenizer = AutoTokenizer.from_pretrained(source, **given)  # nosec B615
+        if meanwhile is not None:
+            from llm_persona.subject.unloaded import unloaded
+
+            meanwhile(unloaded(model, source, tokenizer, given))
         if spread is None and not extra and is_quantised(AutoConfig.from_pretrained(source, **given)):  # nosec B615
             spread = {"": where}  # its weights cannot be moved afterwards
         if spread is not None:

@@ -32,10 +32,12 @@ def likelihoods(subject: Subject, rows: Sequence[Row]) -> list[np.ndarray]:
     """Natural-log probability of each of the response's own tokens, one array a row."""
     found = []
     for one in render_rows(subject, rows):
-        logits = subject.model(_ids(subject, one.ids[: one.end]), use_cache=False).logits[0].float()
-        taken = torch.log_softmax(logits[one.start - 1 : one.end - 1], dim=-1)
-        wanted = torch.tensor(one.ids[one.start : one.end], device=taken.device)
-        found.append(taken.gather(1, wanted[:, None])[:, 0].double().cpu().numpy())
+        logits = subject.model(_ids(subject, one.ids[: one.end]), use_cache=False).logits[0]
+        values = logits[one.start - 1 : one.end - 1].float()
+        wanted = torch.tensor(one.ids[one.start : one.end], device=values.device)
+        # (torch's float32 log_softmax is off by up to 1e-5 over a vocabulary on a CPU: it adds up without pairing)
+        taken = values.gather(1, wanted[:, None])[:, 0] - values.logsumexp(dim=1)
+        found.append(taken.double().cpu().numpy())
     return found
 
 
