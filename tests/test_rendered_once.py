@@ -11,16 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_persona.domain.condition import Condition
 from llm_persona.domain.errors import UserError
 from llm_persona.domain.item_sources import load_items
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.studies.parts import with_next
 from llm_persona.subject import chat
 from llm_persona.subject.chat import render_prompt, render_response
-from llm_persona.subject.load import load_subject
 from llm_persona.subject.rendered_once import RenderedOnce, of_tokenizer
-from llm_persona.training.data import from_items, render_ahead, training_prompts
 
 
 @pytest.fixture
@@ -176,43 +173,3 @@ def test_each_part_comes_with_the_next(parts):
     found = list(with_next(parts))
     assert [here for here, _ in found] == parts
     assert [following for _, following in found] == [*parts[1:], None][: len(parts)]
-
-
-@pytest.mark.parametrize(("system", "contrast"), [(None, False), (None, True), ("be kind", True)])
-def test_training_rows_are_rendered_beside_the_loading_of_the_weights(tiny_folders, monkeypatch, system, contrast):
-    data = from_items(load_items("openness")[:6], "high")
-    begun = []
-
-    def meanwhile(subject):
-        begun.append(subject)
-        render_ahead(subject, data, contrast, system)
-
-    loaded = load_subject(tiny_folders[0], meanwhile=meanwhile)
-    (before,) = begun
-    assert (before.tokenizer, len(before.blocks)) == (loaded.tokenizer, 0)
-    assert before.generation_end == loaded.generation_end
-    assert before.max_length == loaded.max_length
-    of_tokenizer(loaded.tokenizer).wait()
-    filled = []
-    original = chat._render
-    monkeypatch.setattr(chat, "_render", lambda *given: filled.append(given) or original(*given))
-    with loaded.under(Condition(system=system)):
-        found = training_prompts(loaded, data, 1024, contrast)
-        assert not filled
-        of_tokenizer(loaded.tokenizer).forget()
-        assert training_prompts(loaded, data, 1024, contrast) == found
-    assert filled
-
-
-def test_no_more_training_rows_are_rendered_ahead_than_are_kept(tiny, counted, monkeypatch):
-    data = from_items(load_items("openness")[:6], "high")
-    monkeypatch.setattr("llm_persona.training.data.AHEAD", 3 * max(len(e.prompt + e.response) for e in data.examples))
-    render_ahead(tiny, data)
-    of_tokenizer(tiny.tokenizer).wait()
-    filled = len(counted)
-    training_prompts(tiny, data, 1024)
-    assert filled < len(counted)
-    of_tokenizer(tiny.tokenizer).forget()
-    counted.clear()
-    training_prompts(tiny, data, 1024)
-    assert 3 * len(counted) // len(data.examples) <= filled < len(counted)

@@ -18,7 +18,7 @@ from llm_persona.subject.generate import generate
 from llm_persona.subject.load import wrap
 from llm_persona.subject.packing import Row
 from llm_persona.subject.record import POSITIONS, record, record_positions
-from llm_persona.subject.score import next_token_probabilities, response_logprobs
+from llm_persona.subject.score import _log_sum_exp, next_token_probabilities, response_logprobs
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,6 +104,16 @@ def test_log_probabilities_equal_those_of_a_plain_forward(tiny):
             logits = tiny.model(torch.tensor([rendered.ids])).logits[0].log_softmax(-1)
         expected = [float(logits[t - 1, rendered.ids[t]]) for t in range(rendered.start, rendered.end)]
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_sum_of_exponents_is_that_of_float64_in_every_part_and_with_masked_tokens(monkeypatch):
+    logits = 3 * torch.randn(7, 500, generator=torch.Generator().manual_seed(0))
+    logits[2, :400], logits[5, 3] = torch.finfo(torch.float32).min, -torch.inf
+    expected = logits.double().logsumexp(dim=1)
+    monkeypatch.setattr("llm_persona.subject.score.AT_ONCE_ON_CPU", 3 * 500)
+    kept = logits.clone()
+    np.testing.assert_allclose(_log_sum_exp(logits), expected, atol=2e-6)
+    assert torch.equal(logits, kept)
 
 
 def test_next_token_probabilities_do_not_depend_on_the_batch(tiny):

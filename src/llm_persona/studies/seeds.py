@@ -12,10 +12,10 @@ from llm_persona.domain.errors import UserError
 from llm_persona.studies.pieces import Executor
 from llm_persona.studies.same_machines import check_workers
 from llm_persona.studies.trajectory import watch_for
-from llm_persona.subject.load import Subject, load_subject
+from llm_persona.subject.load import load_subject
 from llm_persona.subject.locate import identify
 from llm_persona.training.along import Watch
-from llm_persona.training.data import TrainingData, render_ahead
+from llm_persona.training.data import TrainingData
 from llm_persona.training.finetune import Tuned, finetune, finished, training_key
 from llm_persona.training.recipe import Recipe
 
@@ -67,12 +67,8 @@ class SeedPiece:
         if not self.out.parent.is_dir():
             raise UserError(f"--out {self.out.parent}: a worker does not see this folder; put it on shared storage")
         model, dtype, device = self.subject
-
-        def render(unloaded: Subject) -> None:
-            render_ahead(unloaded, self.data, self.recipe.contrast > 0, self.under.system)
-
         done = finetune(
-            load_subject(model, dtype=dtype, device=device, meanwhile=render),
+            load_subject(model, dtype=dtype, device=device),
             self.data,
             self.out,
             self.recipe,

@@ -15,9 +15,9 @@ def keep_freed_memory() -> bool:
     """Tell glibc's malloc to reuse large arrays for this process, and whether it took that.
 
     By default it gives each array beyond 32 MiB back to the system as soon as it is freed, and smaller ones at the
-    heap's end; the next batch then waits for the same pages to be zeroed. The peak stays what it was: only what was in
-    use before is kept. Settings in the environment (MALLOC_..., GLIBC_TUNABLES) are the user's, and win. Other C
-    libraries know no such call, and nothing happens.
+    heap's end; the next batch then waits for the same pages to be zeroed. What is freed stays with the process; the
+    peak was the same where it was measured (docs/notes.md). Settings in the environment (MALLOC_..., GLIBC_TUNABLES)
+    are the user's, and win. Other C libraries know no such call, and nothing happens.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,9 +142,10 @@ def load_subject(
     trust_remote_code: bool = False,
     blocks: str | None = None,
     engine: Engine = "transformers",
-    meanwhile: Callable[[Subject], None] | None = None,
 ) -> Subject:
     """Load a subject.
+
+    On a CPU, glibc's malloc keeps what is freed for this whole process from here on (`subject.heap`).
 
     Args:
         model: `smollm2-135m`, a local folder, a `.gguf` file or a Hub id.
@@ -156,8 +157,6 @@ def load_subject(
         blocks: path of the list of decoder blocks in the model, e.g. `model.layers`, where it is not found by itself
             (default: the environment variable LLM_PERSONA_BLOCKS).
         engine: what runs it; `vllm` needs the extra of that name (docs/how-to/vllm.md).
-        meanwhile: called before the weights are read, with a subject for which texts can be rendered and nothing else:
-            it may begin that in a thread. (vLLM reads its weights in processes of its own: not called.)
 
     Raises:
         UserError: no such model, a folder that is none, an unknown dtype or device, or an architecture
@@ -188,10 +187,6 @@ def load_subject(
     weights: dict[str, Any] = {} if "gguf_file" in extra else {"use_safetensors": True}
     try:  # which revision it is stands in every result; pinning one would be the user's (NAME is what they trust)
         tokenizer = AutoTokenizer.from_pretrained(source, **given)  # nosec B615
-        if meanwhile is not None:
-            from llm_persona.subject.unloaded import unloaded
-
-            meanwhile(unloaded(model, source, tokenizer, given))
         if spread is None and not extra and is_quantised(AutoConfig.from_pretrained(source, **given)):  # nosec B615
             spread = {"": where}  # its weights cannot be moved afterwards
         if spread is not None:

@@ -37,7 +37,7 @@ def likelihoods(subject: Subject, rows: Sequence[Row]) -> list[np.ndarray]:
         wanted = torch.tensor(one.ids[one.start : one.end], device=values.device)
         # (torch's float32 log_softmax is off by up to 1e-5 over a vocabulary on a CPU: it adds up without pairing)
         taken = values.gather(1, wanted[:, None])[:, 0] - values.logsumexp(dim=1)
-        found.append(taken.double().cpu().numpy())
+        found.append(taken.cpu().double().numpy())
     return found
 
 

@@ -41,14 +41,14 @@ def _(subject: Subject, rows: Sequence[Row], progress: Callable[[int], None] | N
     def score(packed: Packed) -> None:
         lengths = [end - start for _, _, start, end, _ in packed.spans]
         before = [(s[0], place) for s in packed.spans for place in (s[4], *range(s[2], s[3] - 1))]
-        once = {place: number for number, place in enumerate(dict.fromkeys(before))}
+        number_of = {place: number for number, place in enumerate(dict.fromkeys(before))}
         # (what predicts the first token of each response to one prompt is one place)
-        sequences, places = torch.tensor(list(once), device=subject.device).T
-        which = torch.tensor([once[place] for place in before], device=subject.device)
+        sequences, places = torch.tensor(list(number_of), device=subject.device).T
+        which = torch.tensor([number_of[place] for place in before], device=subject.device)
         wanted = torch.cat([packed.input_ids[s[0], s[2] : s[3]] for s in packed.spans])
         with reading(subject, packed.responses):
             logits = logits_at(subject.model, packed.inputs, sequences, places)
-        taken = (logits[which, wanted].float() - _log_sum_exp(logits)[which]).double().cpu()
+        taken = (logits[which, wanted].float() - _log_sum_exp(logits)[which]).cpu().double()
         for span, values in zip(packed.spans, taken.split(lengths), strict=True):
             found[span[1]] = values.numpy()
         if progress is not None:
@@ -92,7 +92,7 @@ def next_token_probabilities(subject: Subject, prompts: Sequence[list[int]], tok
         with reading(subject, torch.zeros_like(packed.input_ids, dtype=torch.bool)):  # nothing but prompts
             logits = logits_at(subject.model, packed.inputs, sequences, ends)
         chances = logits.float().softmax(dim=1)[:, wanted]
-        found[[fit[span[1]] for span in packed.spans]] = chances.double().cpu().numpy()
+        found[[fit[span[1]] for span in packed.spans]] = chances.cpu().double().numpy()
 
     in_batches_rendered(subject, rendered, [number // 2 for number in fit], score)
     return found

@@ -17,7 +17,6 @@ from llm_persona.subject.batched import may_share
 from llm_persona.subject.chat import Rendered, render_response
 from llm_persona.subject.load import Subject
 from llm_persona.subject.packing import Branch, Tree, grow
-from llm_persona.subject.rendered_once import of_tokenizer
 
 ROLES = ("system", "user", "assistant")
 
@@ -175,36 +174,6 @@ def _later_rounds(row: Any, first: Example) -> tuple[list[Example], str]:
             return rounds, f"turns from number {place + 1} on: an empty turn"
         rounds.append(Example(question, answer, first.system, None, tuple(turns[:place]), first.row))
     return rounds, ""
-
-
-AHEAD = 8 << 20
-"""Bytes of texts rendered ahead at most: with their tokens, about what is kept of rendered texts."""
-
-
-def render_ahead(subject: Subject, data: TrainingData, contrast: bool = False, system: str | None = None) -> None:
-    """Begin to render training rows in a thread, before `training_prompts` asks for them: the number of steps, and so
-    the first step, needs the length of every row.
-
-    Args:
-        system: the system turn of the training, for rows that have none. The subject needs no weights for this.
-    """
-
-    def texts() -> Iterator[tuple[Example, str]]:
-        room = AHEAD
-        for example in data.examples:
-            answers = [example.response, *([example.avoid] if contrast and example.avoid else [])]
-            for answer in answers:
-                room -= sum(len(text) for text in (example.prompt, answer, *(turn[1] for turn in example.earlier)))
-                if room < 0:
-                    return
-                yield example, answer
-
-    def render(one: tuple[Example, str]) -> None:
-        example, answer = one
-        turn = example.system if example.system is not None else system
-        render_response(subject, example.prompt, answer, turn, example.earlier)
-
-    of_tokenizer(subject.tokenizer).beside(render, texts())
 
 
 TOGETHER = 8

@@ -58,7 +58,6 @@ def finetune(
     from llm_persona.interfaces.cli.terminal import counting
     from llm_persona.studies.seeds import SeedPiece, train_seeds
     from llm_persona.studies.trajectory import save_trajectory, watch_for
-    from llm_persona.training.data import render_ahead
     from llm_persona.training.finetune import finetune as train
     from llm_persona.training.processes import is_main_process, launched
     from llm_persona.training.recipe import RECIPES, adjusted
@@ -99,11 +98,7 @@ def finetune(
         if executor is not None:
             made = iter(train_seeds(executor, pieces, say))
         else:
-
-            def render(unloaded: Any) -> None:
-                render_ahead(unloaded, pieces[0].data, recipe.contrast > 0, under.system)
-
-            subject = load_model(model, dtype, device, meanwhile=render)
+            subject = load_model(model, dtype, device)
         for piece in pieces:
             if executor is None:
                 watch = watch_for(watched, piece.data, recipe, watch_every) if watched else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,14 +48,8 @@ subject_options = _subject_options(several=False)
 subjects_options = _subject_options(several=True)
 
 
-def load_model(
-    model: str,
-    dtype: str,
-    device: str,
-    engine: Any = "transformers",
-    meanwhile: Callable[[Subject], None] | None = None,
-) -> Subject:
-    """Load the subject behind a status line; `meanwhile` as `load_subject` has it.
+def load_model(model: str, dtype: str, device: str, engine: Any = "transformers") -> Subject:
+    """Load the subject behind a status line.
 
     Raises:
         UserError: the model is behind an API, where its inside cannot be seen.
@@ -69,7 +62,7 @@ def load_model(
     if model.startswith("openai:"):
         raise UserError(f"--model {model}: this command needs a model that runs here; give a folder or Hub id")
     with status(f"loading {model}"):
-        subject = load_subject(model, dtype=dtype, device=device, engine=engine, meanwhile=meanwhile)
+        subject = load_subject(model, dtype=dtype, device=device, engine=engine)
     for note in makeshifts(subject):
         click.echo(f"llm-persona: note: {note}", err=True)
     return subject
