@@ -15,7 +15,6 @@ from llm_persona.domain.condition import Condition
 from llm_persona.domain.config import Engine
 from llm_persona.domain.errors import UserError, one_line
 from llm_persona.subject.blocks import SETTING, decoder_of, find_blocks, probe
-from llm_persona.subject.heap import keep_freed_memory
 from llm_persona.subject.locate import DEFAULT_MODEL, PICKLED, check_hub, locate
 from llm_persona.subject.memory import TOKEN_BUDGET, token_budget_of
 from llm_persona.subject.placement import SPREAD, choose_dtype, input_device, is_quantised, place_of
@@ -145,8 +144,6 @@ def load_subject(
 ) -> Subject:
     """Load a subject.
 
-    On a CPU, glibc's malloc keeps what is freed for this whole process from here on (`subject.heap`).
-
     Args:
         model: `smollm2-135m`, a local folder, a `.gguf` file or a Hub id.
         adapter: a PEFT folder to merge the subject with for good (for a passing state use a condition).
@@ -174,8 +171,6 @@ def load_subject(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     where, spread = place_of(device)
-    if where.type == "cpu":
-        keep_freed_memory()
     kind = choose_dtype(dtype, where)
     source, extra, revision = locate(model)
     of_hub = not revision
