@@ -1,4 +1,5 @@
 """Peak memory of `evaluate` at 8,000 items over that at 800, and a kill in the middle (items of the bank, distinct).
+On a GPU the most that its allocator gave out is printed beside the process's own.
 
 Usage: python benchmarks/many_items.py [--items 8000] [--model smollm2-135m] [--kill]
 Without --model a tiny random model. --kill: SIGKILL once half of the items are done; the same command then goes on.
@@ -41,7 +42,8 @@ def write_items(path: Path, count: int) -> None:
 def command(model: str, items: Path) -> list[str]:
     """`evaluate` in a process of its own, which prints its peak memory last."""
     code = (
-        "import sys, resource; from llm_persona.interfaces.cli.main import run; c = run(sys.argv[1:]); "
+        "import sys, resource; from llm_persona.interfaces.cli.main import run; c = run(sys.argv[1:]); import torch; "
+        "print('GPU', torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else 0, 'MiB'); "
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); raise SystemExit(c)"
     )
     dtype = [] if model == DEFAULT_MODEL else ["--dtype", "float32"]
