@@ -64,8 +64,8 @@ class Subject:
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the residual stream: that of the weights, or of those that are not quantised."""
-        formats = [p.dtype for p in self.model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize > 1]
-        return formats[0] if formats else torch.float32
+        kinds = (p.dtype for p in self.model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize > 1)
+        return next(kinds, torch.float32)  # (asked for with every batch: hundreds of parameters are not gone through)
 
     @property
     def text_config(self) -> Any:

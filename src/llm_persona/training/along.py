@@ -48,14 +48,16 @@ class Along:
         """Measure if this step is one to measure at; the row, if it holds a held-out loss."""
         if any(row["step"] == step for row in self.rows):
             return None
+        loss = self.loss if step % self.loss_every == 0 or last else None
+        watch = self.watch if self.watch is not None and (step % self.watch.every == 0 or last) else None
+        if loss is None and watch is None:
+            return None  # (standing still for nothing goes through every module, and waits for an accelerator)
         row: dict[str, Any] = {"step": step}
         with _standing_still(self.subject):
-            if self.loss is not None and (step % self.loss_every == 0 or last):
-                row["held_out"] = self.loss()
-            if self.watch is not None and (step % self.watch.every == 0 or last):
-                row |= self.watch.measure(self.subject)
-        if len(row) == 1:
-            return None
+            if loss is not None:
+                row["held_out"] = loss()
+            if watch is not None:
+                row |= watch.measure(self.subject)
         self.rows.append(row)
         write_json(self.file, self.rows)
         return row if "held_out" in row else None
