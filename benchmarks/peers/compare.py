@@ -21,6 +21,7 @@ from typing import Any
 
 from llm_persona import load_items
 from llm_persona.domain.traits import list_traits
+from llm_persona.subject.placement import cpu_has_bfloat16
 from llm_persona.subject.smollm2 import smollm2_folder
 
 HERE = Path(__file__).resolve().parent
@@ -28,14 +29,16 @@ READING = {"ours": 1.0, "saklas": 1.8, "steering-vectors": 2.5, "repeng": 2.5, "
 """How many times as fast as each ours is asked to be. A second word is an argument of the worker."""
 TRAINING = {"ours": 1.0, "trl": 2.5, "trl bfloat16": 2.5}
 OWN = ("ours", "reference")
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""The model lies in a folder: no package has anything to fetch."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""The model lies in a folder: no package has anything to fetch (nor may a tokenizer take threads of its own)."""
 
 
 class Worker:
     """A process of one peer, asleep between its rounds."""
 
-    def __init__(self, name: str, work: str, folder: Path, model: str, environments: Path, threads: int) -> None:
+    def __init__(
+        self, name: str, work: str, folder: Path, model: str, environments: Path, threads: int, dtype: str
+    ) -> None:
         peer, *given = name.split()
         python = sys.executable if peer in OWN else str(environments / peer / "bin" / "python")
         if not Path(python).exists():
@@ -45,7 +48,7 @@ class Worker:
         self.process = subprocess.Popen(
             [python, str(script), str(folder), model, *given],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **OFFLINE},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PEERS_DTYPE": dtype, **OFFLINE},
         )  # fmt: skip
         self.name = name
         self._line()
@@ -92,7 +95,9 @@ def race(work: str, bars: dict[str, float], arguments: argparse.Namespace, folde
     workers: list[Worker] = []
     try:
         for name in bars:
-            workers.append(Worker(name, work, folder, model, arguments.environments, arguments.threads))
+            workers.append(
+                Worker(name, work, folder, model, arguments.environments, arguments.threads, arguments.dtype)
+            )
         for number in range(arguments.rounds + 1):
             turn = number % len(workers)
             for worker in workers[turn:] + workers[:turn]:
@@ -127,6 +132,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=32, help="items a round (default 32)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], default="bfloat16" if cpu_has_bfloat16() else "float32",
+        help="everyone's number format (default: bfloat16 where this processor has units for it)",
+    )  # fmt: skip
+    parser.add_argument(
         "--environments", type=Path, default=Path(os.environ.get("PEERS", cache / "llm-persona-peers")),
         help="where setup.sh made them",
     )  # fmt: skip
@@ -135,11 +144,12 @@ def main() -> None:
     model = str(smollm2_folder())
     found = {}
     with tempfile.TemporaryDirectory() as place:
+        trainings = {name: bar for name, bar in TRAINING.items() if arguments.dtype == "bfloat16" or " " not in name}
         write_rounds(Path(place), arguments.rounds + 1, arguments.items)
         if not arguments.what or "reading" in arguments.what:
             found["reading"] = race("read", READING, arguments, Path(place), model)
         if not arguments.what or "training" in arguments.what:
-            found["training"] = race("train", TRAINING, arguments, Path(place), model)
+            found["training"] = race("train", trainings, arguments, Path(place), model)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rounds import MODEL, answer, texts
+from rounds import DTYPE, MODEL, answer, texts
 
 import llm_persona as lp
 from llm_persona.domain.responses import Response
 
-subject = lp.load_subject(MODEL, dtype="bfloat16")
+subject = lp.load_subject(MODEL, dtype=DTYPE)
 
 
 def job(number: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rounds import MODEL, answer, texts
+from rounds import DTYPE, MODEL, answer, texts
 
 import llm_persona as lp
 from llm_persona.subject.one_at_a_time import response_means
 from llm_persona.subject.packing import Row
 
-subject = lp.load_subject(MODEL, dtype="bfloat16")
+subject = lp.load_subject(MODEL, dtype=DTYPE)
 
 
 def job(number: int) -> None:

@@ -12,11 +12,11 @@ import tempfile
 os.environ["SAKLAS_HOME"] = tempfile.mkdtemp(prefix="saklas-")
 
 import torch
-from rounds import MODEL, answer, conversation, texts
+from rounds import DTYPE, MODEL, answer, conversation, texts
 from saklas.core.manifold import compute_manifold_node_stats
 from saklas.core.model import get_layers, load_model
 
-model, tokenizer = load_model(MODEL, device="cpu", dtype="bfloat16")
+model, tokenizer = load_model(MODEL, device="cpu", dtype=DTYPE)
 
 
 def job(number: int) -> None:

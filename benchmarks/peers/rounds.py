@@ -12,6 +12,8 @@ from typing import Any
 
 FOLDER, MODEL = Path(sys.argv[1]), sys.argv[2]
 """Where the rounds' texts lie, and the model's folder."""
+DTYPE = os.environ["PEERS_DTYPE"]
+"""In which number format everyone computes: bfloat16 or float32."""
 
 
 def texts(number: int) -> list[dict[str, Any]]:
@@ -32,11 +34,11 @@ def answer(job: Callable[[int], dict[str, Any] | None]) -> None:
 
 
 def load_model() -> tuple[Any, Any]:
-    """Model and tokenizer as transformers loads them, in bfloat16, for reading."""
+    """Model and tokenizer as transformers loads them, for reading."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=getattr(torch, DTYPE)).eval().requires_grad_(False)
     return model, AutoTokenizer.from_pretrained(MODEL)
 
 

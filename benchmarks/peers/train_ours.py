@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rounds import FOLDER, MODEL, answer, texts
+from rounds import DTYPE, FOLDER, MODEL, answer, texts
 
 import llm_persona as lp
 from llm_persona.subject.chat import render_prompt
@@ -15,7 +15,7 @@ from llm_persona.training.finetune import finetune
 from llm_persona.training.order import by_length
 from llm_persona.training.recipe import Recipe
 
-subject = lp.load_subject(MODEL, dtype="bfloat16")
+subject = lp.load_subject(MODEL, dtype=DTYPE)
 RECIPE = Recipe(epochs=1)
 SEED = 0
 

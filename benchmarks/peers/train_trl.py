@@ -1,4 +1,5 @@
-"""trl's SFT trainer on the rows and steps of ours; its default is float32 weights and bfloat16 autocast.
+"""trl's SFT trainer on the rows and steps of ours; its default is float32 weights and bfloat16 autocast
+(none where everyone computes in float32).
 
 Given a third argument, the weights are loaded in that dtype instead. Only `train()` is timed. LoRA, rate, schedule and
 batch are ours, since they decide what is learnt; everything else is trl's default. Each row ends with the end-of-turn
@@ -15,12 +16,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from rounds import FOLDER, MODEL, answer
+from rounds import DTYPE, FOLDER, MODEL, answer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-DTYPE = getattr(torch, sys.argv[3] if len(sys.argv) > 3 else "float32")
-model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE)
+WEIGHTS = getattr(torch, sys.argv[3] if len(sys.argv) > 3 else "float32")
+model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=WEIGHTS)
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 
 
@@ -41,6 +42,7 @@ def job(number: int) -> dict[str, Any]:
             learning_rate=given["learning_rate"], warmup_steps=max(1, round(given["warmup_share"] * steps)),
             train_sampling_strategy="sequential", shuffle_dataset=False, save_strategy="no", report_to="none",
             logging_steps=max(1, steps // 2), disable_tqdm=True, use_cpu=True, seed=given["seed"],
+            **({} if DTYPE == "bfloat16" else {"bf16": False}),
         ),
     )  # fmt: skip
     begun = time.perf_counter()
