@@ -75,9 +75,10 @@ bench-ray: setup
 bench-ray-sample: setup
 	$(BIN)/python benchmarks/ray_two_nodes.py --only evaluate --rounds 1 --rows 800
 
-# The table of docs/how-to/costs.md: tokens counted in a real study and audit of a tiny random model
+# The tables of docs/how-to/costs.md: tokens counted in a real study and audit of a tiny random model
 costs: setup
 	$(BIN)/python benchmarks/costs.py --count docs/how-to/costs.json --preset quick
+	$(BIN)/python benchmarks/costs.py docs/how-to/costs.json --rates docs/how-to/rates-h100-7B.json docs/how-to/rates-h100-70B.json --batch 10 --reading 1.95 --overhead 1 --outside 100
 	$(BIN)/python benchmarks/costs.py docs/how-to/costs.json
 
 # 200 requests of 16 clients, slow, malformed and leaving ones among them, to a real server

@@ -2,16 +2,17 @@
 
 Usage:
   python benchmarks/costs.py --count counts.json        # run a study and an audit of a tiny random model; count tokens
-  python benchmarks/costs.py counts.json [--gpu-price 2] [--gpu-flops 989] ...
+  python benchmarks/costs.py counts.json --rates small.json large.json ...        # measured
+  python benchmarks/costs.py counts.json [--gpu-price 2] [--gpu-flops 989] ...               # published
 
 Counting: a tiny random model with the default model's tokenizer goes through a real study (`--preset`, two traits) and
 a real audit of one adapter. Every token that enters a block's feed-forward is counted, so shared prompts and shared
 layers count once, as they are computed once, and padding counts. The random model never ends an answer, so answers have
 their full length: an upper bound.
 
-Rates of GPUs are what others measured and published (gpu_rates.py), as shares of a card's peaks, so that another card's
-peaks may be given. Operations a token: 2 x parameters read or written, 4 x trained (LoRA: forward, and back to the
-activations; the weights' own gradients are not needed).
+Rates of GPUs are shares of a card's peaks, so that another card's peaks may be given: measured through our own code by
+measure_rates.py, or what others measured and published (gpu_rates.py). Operations a token: 2 x parameters read or
+written, 4 x trained (LoRA: forward, and back to the activations; the weights' own gradients are not needed).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import json
 import math
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpu_rates import A100, Gpu, Shares, shares
+from gpu_rates import A100, H100, Gpu, Shares, measured, published
 
 TRAITS = ["openness", "machiavellianism"]
 LAYERS = 30
@@ -47,12 +48,14 @@ SIZES = (Size("7B", 7.6e9, 28, 4 * 128), Size("70B", 70.6e9, 80, 8 * 128))  # as
 
 @dataclass(frozen=True)
 class Machine:
-    """A GPU, what share of its peaks is had, what it costs an hour, and what a whole study takes over its parts."""
+    """A GPU, what share of its peaks is had, what it costs an hour, what the stages take over these parts, and the
+    seconds that a run takes outside of them."""
 
     gpu: Gpu
     shares: Shares
     price: float
     overhead: float
+    outside: float
     batch: int
     batch_tokens: int
 
@@ -166,18 +169,21 @@ def cost(work: Work, size: Size, gpus: int, machine: Machine) -> dict[str, Any]:
     group = 1 if needed == 1 else min(gpus, 1 << (needed - 1).bit_length())  # GPUs that hold one copy of the model
     copies = max(1, gpus // group)
     offloaded = needed > gpus
-    reading, writing = (had.reading_spread, had.writing_spread) if group > 1 else (had.reading, had.writing)
+    large = needed > 1  # one GPU's memory does not hold it: the rates of the large model
+    reading, writing = (had.reading_spread, had.writing_spread) if large else (had.reading, had.writing)
     steps = work.written / machine.batch
+    training = had.training_spread if large else had.training
+    speed = group if had.together else 1
     seconds = {
-        "arithmetic of reading": 2 * size.parameters * work.read / (gpu.flops * reading * group),
-        "weights read in writing": steps * (weights + kept / 2) / (gpu.bandwidth * writing * group),
-        "arithmetic of training": 4 * size.parameters * work.trained / (gpu.flops * had.training * group),
+        "reading": 2 * size.parameters * work.read / (gpu.flops * reading * speed),
+        "writing": steps * (weights + kept / 2) / (gpu.bandwidth * writing * speed),
+        "training": 4 * size.parameters * work.trained / (gpu.flops * training * speed),
     }
     if offloaded:
         passes = (work.read + 2 * work.trained) / machine.batch_tokens + steps
         seconds = {"weights over the host's link": passes * (weights - 0.8 * gpu.memory) / gpu.link} | seconds
     waves = math.ceil(work.pieces / copies) * copies / work.pieces  # workers that wait for the last piece
-    hours = sum(seconds.values()) / copies * waves * machine.overhead / 3600
+    hours = (sum(seconds.values()) / copies * waves * machine.overhead + machine.outside) / 3600
     return {
         "hours": hours,
         "gpu_hours": hours * gpus,
@@ -200,15 +206,21 @@ def main() -> None:
     parser.add_argument("--preset", default="quick", choices=["smoke", "quick", "full"], help="--count: of which study")
     parser.add_argument("--traits", type=int, default=8)
     parser.add_argument("--adapters", type=int, default=100)
-    parser.add_argument("--gpu-flops", type=float, default=A100.flops / 1e12, help="TFLOP/s in 16 bits, dense (A100)")
-    parser.add_argument("--gpu-bandwidth", type=float, default=A100.bandwidth / 1e9, help="GB/s of its memory")
-    parser.add_argument("--gpu-memory", type=float, default=A100.memory / 1e9, help="GB of it")
-    parser.add_argument(
-        "--gpu-link", type=float, default=A100.link / 1e9, help="GB/s to the host (PCIe 4.0 x16, one way)"
-    )
+    parser.add_argument("--rates", type=Path, nargs=2, metavar=("SMALL", "LARGE"), help="files of measure_rates.py "
+                        "on an H100 (without them: published rates, and an A100's peaks)")  # fmt: skip
+    parser.add_argument("--gpu-flops", type=float, help="TFLOP/s in 16 bits, dense")
+    parser.add_argument("--gpu-bandwidth", type=float, help="GB/s of its memory")
+    parser.add_argument("--gpu-memory", type=float, help="GB of it")
+    parser.add_argument("--gpu-link", type=float, help="GB/s from the host (with --rates: as measured)")
     parser.add_argument("--gpu-price", type=float, default=2.0, help="money a GPU-hour (assumed)")
-    parser.add_argument("--overhead", type=float, default=1.12, help="a whole study over the floors of its parts, as "
-                        "`bench --run` measured it on a CPU")  # fmt: skip
+    parser.add_argument(
+        "--overhead", type=float, default=1.12, help="a whole study over its parts (`bench --run` on a CPU)"
+    )
+    parser.add_argument("--reading", type=float, default=1.0, help="how many times the rate's time a study's reading "
+                        "takes (its batches are smaller)")  # fmt: skip
+    parser.add_argument(
+        "--outside", type=float, default=0.0, help="seconds of a run outside its stages (loading, report)"
+    )
     parser.add_argument("--batch", type=int, default=64, help="answers written at once (the published rate's)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens read at once")
     given = parser.parse_args()
@@ -218,7 +230,7 @@ def main() -> None:
     if given.counts is None:
         parser.error("give the file that --count wrote")
     for name, value in vars(given).items():
-        if isinstance(value, (int, float)) and value <= 0:
+        if name != "outside" and isinstance(value, (int, float)) and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     if not given.counts.is_file():
         parser.error(f"{given.counts}: no such file; give what --count wrote")
@@ -227,8 +239,24 @@ def main() -> None:
     for work in asked:
         print(f"{work.name}: {work.read / 1e6:.1f} M tokens read, {work.written / 1e6:.2f} M written, "
               f"{work.trained / 1e6:.2f} M trained")  # fmt: skip
-    gpu = Gpu("", given.gpu_flops * 1e12, given.gpu_bandwidth * 1e9, given.gpu_memory * 1e9, given.gpu_link * 1e9)
-    table(asked, Machine(gpu, shares(), given.gpu_price, given.overhead, given.batch, given.batch_tokens))
+    gpu, had = A100, published()
+    if given.rates is not None:
+        small, large = (json.loads(path.read_text(encoding="utf-8")) for path in given.rates)
+        if not all("H100" in found["device"] for found in (small, large)):
+            parser.error(
+                f"--rates: measured on {small['device']} and {large['device']}; the peaks known here are an H100's"
+            )
+        gpu, had = replace(H100, link=small["peaks"]["from_pageable"]), measured(small, large)
+    had = replace(had, reading=had.reading / given.reading, reading_spread=had.reading_spread / given.reading)
+    asked_of = {
+        "flops": given.gpu_flops,
+        "bandwidth": given.gpu_bandwidth,
+        "memory": given.gpu_memory,
+        "link": given.gpu_link,
+    }
+    scale = {"flops": 1e12, "bandwidth": 1e9, "memory": 1e9, "link": 1e9}
+    gpu = replace(gpu, **{name: scale[name] * value for name, value in asked_of.items() if value is not None})
+    table(asked, Machine(gpu, had, given.gpu_price, given.overhead, given.outside, given.batch, given.batch_tokens))
 
 
 def table(asked: list[Work], machine: Machine) -> None:

@@ -32,6 +32,7 @@ from llm_persona.studies.rotation import Rotation
 from llm_persona.subject.load import Subject, wrap
 from llm_persona.subject.packing import Row
 from llm_persona.subject.placement import choose_device
+from llm_persona.subject.rendered_once import of_tokenizer
 from llm_persona.subject.smollm2 import smollm2_folder
 from llm_persona.training.bare_steps import bare_steps
 from llm_persona.training.data import from_items
@@ -63,6 +64,12 @@ def build(shape: str, blocks: int | None, device: torch.device, dtype: torch.dty
     return wrap(model.eval().requires_grad_(False), reader, name=shape)
 
 
+def key_value(subject: Subject) -> int:
+    """Key-value heads times their width."""
+    config = subject.text_config
+    return config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
+
+
 class Counted:
     """Tokens that enter the blocks, by kind; those of single blocks as their share of the model."""
 
@@ -89,20 +96,24 @@ def wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def timed(job: Callable[[int], object], rounds: int, counted: Counted, device: torch.device) -> dict[str, Any]:
-    """Median seconds of a round and its tokens (those of the round with the median), and the most memory taken."""
+def timed(
+    job: Callable[[int], object], rounds: int, counted: Counted, device: torch.device, before: Callable[[], None]
+) -> dict[str, Any]:
+    """Median seconds of a round, the tokens of one, and the most memory taken.
+    `before` each round makes forget what was rendered: texts of one job must not serve the next."""
     found = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for number in range(rounds + 1):
+        before()
         wait(device)
         counted.take()
         started = time.perf_counter()
         job(number)
         wait(device)
         found.append((time.perf_counter() - started, counted.take()))
-    seconds = statistics.median_low([s for s, _ in found[1:]])
-    tokens = next(t for s, t in found[1:] if s == seconds)
+    seconds = statistics.median([s for s, _ in found[1:]])
+    tokens = min(found[1:], key=lambda one: abs(one[0] - seconds))[1]
     most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     return {"seconds": seconds, "tokens": tokens, "all_seconds": [s for s, _ in found], "memory": most}
 
@@ -186,7 +197,8 @@ def offloaded(subject: Subject, rotation: Rotation, counted: Counted, rounds: in
     spread = wrap(dispatch_model(subject.model, places), subject.tokenizer, name="offloaded")
     batches = [0]
     last = spread.blocks[-1].register_forward_pre_hook(lambda *_: batches.__setitem__(0, batches[0] + 1))
-    found = timed(lambda n: lp.record(spread, labelled(rotation(n))), rounds, counted, spread.device)
+    forget = of_tokenizer(spread.tokenizer).forget
+    found = timed(lambda n: lp.record(spread, labelled(rotation(n))), rounds, counted, spread.device, forget)
     last.remove()
     forwards = batches[0] / (rounds + 1)
     return {**found, "bytes_a_forward": moved, "forwards": forwards, "blocks": half}
@@ -216,15 +228,18 @@ def main() -> None:
     print(json.dumps(found), flush=True)
     subject = build(given.shape, given.blocks, device, dtype, given.tokenizer or smollm2_folder())
     parameters = sum(p.numel() for p in subject.model.parameters())
-    found |= {"parameters": parameters, "layers": subject.n_layers, "token_budget": subject.token_budget,
-              "shares_prompts": subject.shares_prompts, "shares_prefix": subject.shares_prefix, "jobs": {}}  # fmt: skip
+    found |= {
+        "parameters": parameters, "layers": subject.n_layers, "key_value": key_value(subject), "answers": given.answers,
+        "token_budget": subject.token_budget, "shares_prompts": subject.shares_prompts,
+        "shares_prefix": subject.shares_prefix, "jobs": {},
+    }  # fmt: skip
     if given.save is not None:
         subject.model.save_pretrained(given.save)
         subject.tokenizer.save_pretrained(given.save)
     rotation = Rotation(lp.load_items("openness"), given.items)
     counted = Counted(subject)
     for name, job in jobs(subject, rotation, given.answers, given.new).items():
-        found["jobs"][name] = timed(job, given.rounds, counted, device)
+        found["jobs"][name] = timed(job, given.rounds, counted, device, of_tokenizer(subject.tokenizer).forget)
         _tell(name, found["jobs"][name], parameters, found["peaks"], given.json, found)
     if given.offload:
         found["jobs"]["recording, offloaded"] = offloaded(subject, rotation, counted, given.rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from llm_persona.domain.condition import Condition, Steer
 from llm_persona.domain.responses import labelled
 from llm_persona.instruments.trait_benchmark import TraitBenchmark
 from llm_persona.interfaces.cli.main import run
+from llm_persona.subject import batched
 from llm_persona.subject.chat import render_prompt
 from llm_persona.subject.export import to_checkpoint
 from llm_persona.subject.generate import generate
@@ -43,7 +45,10 @@ def on_accelerator(family: str = "llama"):
 
 @pytest.fixture(scope="module")
 def both():
-    return make_subject(), on_accelerator()
+    subjects = make_subject(), on_accelerator()
+    for subject in subjects:
+        subject.token_budget = 512  # small enough that the system turn is worth reading by itself
+    return subjects
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +63,29 @@ def loaded(folder):
 
 @pytest.mark.parametrize("system", [None, SYSTEM])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_read_is_the_cpus(family, system):
+def test_what_is_read_is_the_cpus(family, system, monkeypatch):
+    prefixes = []
+    real = batched.read_prefix
+
+    def noted(subject, ids, *args):
+        prefixes.append(ids)
+        return real(subject, ids, *args)
+
     found = []
     for subject in (make_subject(family), on_accelerator(family)):
+        monkeypatch.setattr(batched, "read_prefix", noted)  # (the probes at load are over)
+        subject.token_budget = 512  # small enough that the system turn is worth reading by itself
         rows = [Row(r.prompt, r.text, system) for r in ROWS]
         prompts = [render_prompt(subject, r.prompt, system) for r in ROWS]
-        recorded = record_positions(subject, ROWS, POSITIONS)
+        recorded = record_positions(subject, [replace(r, system=system) for r in ROWS], POSITIONS)
+        monkeypatch.undo()
         found.append(
             [*response_logprobs(subject, rows), next_token_probabilities(subject, prompts, [65, 66])]
             + [recorded[name].values for name in POSITIONS]
         )
     for here, there in zip(*found, strict=True):
         np.testing.assert_allclose(there, here, **NEAR)
+    assert len(prefixes) == (6 if system else 0)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +126,7 @@ def test_a_seed_draws_anew_the_same_on_an_accelerator(both):
     _, subject = both
     one, other = (generate(subject, ["Hi", "And?"], 8, temperature=1.0, seed=3) for _ in range(2))
     assert one == other
+    assert generate(subject, ["Hi", "And?"], 8, temperature=1.0, seed=4) != one
 
 
 def test_a_trace_is_the_cpus(both):

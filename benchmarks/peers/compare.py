@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     model = str(smollm2_folder())
-    found = {}
+    found: dict[str, Any] = {"dtype": arguments.dtype}
     with tempfile.TemporaryDirectory() as place:
         trainings = {name: bar for name, bar in TRAINING.items() if arguments.dtype == "bfloat16" or " " not in name}
         write_rounds(Path(place), arguments.rounds + 1, arguments.items)
