@@ -78,11 +78,11 @@ def test_what_is_read_is_the_cpus(family, system, monkeypatch):
         rows = [Row(r.prompt, r.text, system) for r in ROWS]
         prompts = [render_prompt(subject, r.prompt, system) for r in ROWS]
         recorded = record_positions(subject, [replace(r, system=system) for r in ROWS], POSITIONS)
-        monkeypatch.undo()
         found.append(
             [*response_logprobs(subject, rows), next_token_probabilities(subject, prompts, [65, 66])]
             + [recorded[name].values for name in POSITIONS]
         )
+        monkeypatch.undo()
     for here, there in zip(*found, strict=True):
         np.testing.assert_allclose(there, here, **NEAR)
     assert len(prefixes) == (6 if system else 0)

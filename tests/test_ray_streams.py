@@ -86,6 +86,33 @@ class Squares:
         return len((self.folder / f"begun-{given}").read_text())
 
 
+@dataclass
+class Meetings:
+    """Each part waits until all have begun, which needs as many workers; False after two minutes alone."""
+
+    folder: Path
+    parts: int
+    name: str = "meeting"
+
+    def make(self, given: int) -> bool:
+        import time
+
+        (self.folder / f"there-{given}").touch()
+        ends = time.monotonic() + 120
+        while len(list(self.folder.glob("there-*"))) < self.parts:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+def test_as_many_parts_as_workers_are_made_at_the_same_time(cluster, tmp_path):
+    """Whichever worker is ready first takes one, not all."""
+    with on_ray.ray_executor(cluster.address) as executor:
+        assert executor.workers == 2
+        assert dict(executor.stream(Meetings(tmp_path, 2), [0, 1])) == {0: True, 1: True}
+
+
 def test_a_worker_killed_in_the_middle_loses_its_part_only(cluster, tmp_path):
     maker = Squares(tmp_path, deadly=5)
     with on_ray.ray_executor(cluster.address) as executor:

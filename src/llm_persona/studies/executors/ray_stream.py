@@ -15,7 +15,10 @@ from llm_persona.domain.store import canonical
 from llm_persona.studies.pieces import PartMaker
 
 HELD = 2
-"""Parts that lie ready at a worker besides the one it makes: it never waits, and a slow one holds few."""
+"""Parts at a worker at once, the one it makes among them: it never waits for the next, and a slow one holds few."""
+FEW = 8
+"""With fewer parts a worker than this, one at a time: the worker that is ready first would otherwise take the others'
+share, and wait for nobody while they stand idle."""
 
 
 def stream(
@@ -42,7 +45,7 @@ def stream(
         fn_constructor_kwargs={"maker": maker, "home": Path.cwd(), "begun": begun, "most": retries + 1},
         batch_size=1,
         batch_format="numpy",
-        compute=ray_data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=HELD),
+        compute=ray_data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=held_by(len(rows), workers)),
         num_cpus=cpus,
         num_gpus=gpus,
     )
@@ -56,6 +59,11 @@ def stream(
             f"ray: {maker.name}: a worker was lost ({one_line(str(error), 160)}); finished parts are kept, and the "
             "same command goes on"
         ) from error
+
+
+def held_by(parts: int, workers: int) -> int:
+    """How many parts a worker has at once."""
+    return 1 if parts < FEW * workers else HELD
 
 
 class _Begun:
