@@ -244,7 +244,7 @@ def main() -> None:
         small, large = (json.loads(path.read_text(encoding="utf-8")) for path in given.rates)
         if not all("H100" in found["device"] for found in (small, large)):
             parser.error(
-                f"--rates: measured on {small['device']} and {large['device']}, and only an H100's peaks are known here; "
+                f"--rates: measured on {small['device']} and {large['device']}; only an H100's peaks are known: "
                 "give files of an H100, or leave --rates out and give the card by --gpu-flops and its like"
             )
         gpu, had = replace(H100, link=small["peaks"]["from_pageable"]), measured(small, large)
